@@ -1,0 +1,127 @@
+"""Rows of what was used and what may be used: usage rows (the ledger), provider calls, limits.
+
+Usage rows and provider calls are partitioned by month; their primary key in SQL is (id, created_at), where
+`created_at` is the time in the id. They carry no foreign keys: the ledger outlives what it names.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from core.ids import uuid7
+
+
+class UsageRow(models.Model):
+    """One request of a tenant: what was charged. `id` is the request id."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7)
+    created_at = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    key_id = models.UUIDField(null=True)
+    agent_id = models.CharField(max_length=200, blank=True)
+    model_id = models.UUIDField(null=True)
+    model = models.CharField(max_length=200, blank=True)
+    provider = models.CharField(max_length=63, blank=True)
+    space = models.CharField(max_length=200, blank=True)
+    dimensions = models.PositiveIntegerField(default=0)
+    items = models.PositiveIntegerField(default=0)
+    cached = models.PositiveIntegerField(default=0)
+    tokens = models.PositiveBigIntegerField(default=0, help_text="Charged: min(provider's count, held).")
+    held_tokens = models.PositiveBigIntegerField(default=0)
+    provider_tokens = models.PositiveBigIntegerField(null=True, help_text="The provider's own count.")
+    estimated = models.BooleanField(default=False, help_text="The provider gave no count.")
+    cost_usd = models.DecimalField(max_digits=20, decimal_places=9, default=0)
+    source = models.CharField(max_length=20, default="api")
+    status = models.CharField(max_length=40, default="ok", help_text="`ok`, or the code of the error.")
+    task_type = models.CharField(max_length=100, blank=True)
+    latency_ms = models.FloatField(default=0)
+    provider_latency_ms = models.FloatField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+
+
+class ProviderCall(models.Model):
+    """One call to a provider: how it went. Several belong to one usage row after a split or a failover."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7)
+    created_at = models.DateTimeField()
+    tenant_id = models.UUIDField()
+    request_id = models.UUIDField()
+    model_id = models.UUIDField()
+    model = models.CharField(max_length=200)
+    provider = models.CharField(max_length=63)
+    credential_id = models.CharField(max_length=40, blank=True)
+    items = models.PositiveIntegerField()
+    tokens = models.PositiveBigIntegerField(null=True)
+    outcome = models.CharField(max_length=40, help_text="`ok`, or the kind of failure.")
+    status = models.PositiveSmallIntegerField(null=True)
+    detail = models.CharField(max_length=200, blank=True)
+    upstream_id = models.CharField(max_length=200, blank=True)
+    latency_ms = models.FloatField()
+
+    class Meta:
+        ordering = ("created_at", "id")
+
+
+class Limit(models.Model):
+    """How much of a measure a scope may use in a period. Quotas and budgets are views of these rows."""
+
+    class Scope(models.TextChoices):
+        TENANT = "tenant"
+        MODEL = "model"
+        AGENT = "agent"
+        KEY = "key"
+
+    class Measure(models.TextChoices):
+        TOKENS = "tokens"
+        REQUESTS = "requests"
+        USD = "usd"
+
+    class Period(models.TextChoices):
+        MINUTE = "minute"
+        DAY = "day"
+        MONTH = "month"
+
+    class Mode(models.TextChoices):
+        HARD = "hard"
+        SOFT = "soft"
+        SHADOW = "shadow"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="limits")
+    scope = models.CharField(max_length=10, choices=Scope.choices)
+    scope_id = models.CharField(
+        max_length=200, blank=True, help_text="Tenant model, agent or key; empty for the tenant."
+    )
+    measure = models.CharField(max_length=10, choices=Measure.choices)
+    period = models.CharField(max_length=10, choices=Period.choices)
+    amount = models.DecimalField(max_digits=20, decimal_places=9, validators=[MinValueValidator(0)])
+    mode = models.CharField(max_length=10, choices=Mode.choices, default=Mode.HARD)
+    thresholds = models.JSONField(default=list, blank=True, help_text="Percentages at which somebody is told.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("scope", "scope_id", "measure", "period")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "scope", "scope_id", "measure", "period", "mode"], name="limit_once"
+            ),
+            models.CheckConstraint(condition=Q(amount__gte=0), name="limit_not_negative"),
+            models.CheckConstraint(
+                condition=Q(scope="tenant", scope_id="") | (~Q(scope="tenant") & ~Q(scope_id="")),
+                name="limit_scope_named",
+            ),
+            models.CheckConstraint(
+                condition=Q(measure="usd") | Q(amount=models.functions.Floor("amount")), name="limit_whole_unless_usd"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount.normalize():f} {self.measure} per {self.period} ({self.mode})"

@@ -1,0 +1,188 @@
+"""Rows of the catalogue: providers with their credentials, vector spaces, embedding models, dated prices.
+
+Owns what the platform's operator decides once for all tenants. Which tenant may use what is the tenants' app.
+"""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import F, Q
+
+from providers.base import Kind
+
+slug_rule = RegexValidator(
+    r"^[a-z0-9][a-z0-9-]{0,62}$", "Small letters, digits and dashes, starting with neither dash."
+)
+# What callers write in `model`: no white space; slashes as in BAAI/bge-m3, colons as in titan-embed-text-v2:0.
+name_rule = RegexValidator(r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$", "Letters, digits and . _ : / @ + - only.")
+
+
+class State(models.TextChoices):
+    DRAFT = "draft"
+    TESTING = "testing"
+    AVAILABLE = "available"
+    UNAVAILABLE = "unavailable"
+    DEPRECATED = "deprecated"
+    REMOVED = "removed"
+
+
+class Tokenizer(models.TextChoices):
+    CL100K = "cl100k_base", "cl100k_base (exact)"
+    BYTES = "bytes", "bytes (an upper bound)"
+
+
+class Capability(models.TextChoices):
+    DIMENSIONS = "dimensions", "the provider takes a `dimensions` parameter"
+    MATRYOSHKA = "matryoshka", "a vector may be cut to fewer dimensions and renormalised"
+
+
+class Tier(models.TextChoices):
+    FREE = "free"
+    STANDARD = "standard"
+    ENTERPRISE = "enterprise"
+
+
+class Provider(models.Model):
+    slug = models.CharField(max_length=63, unique=True, validators=[slug_rule])
+    kind = models.CharField(max_length=20, choices=[(k.value, k.value) for k in Kind])
+    base_url = models.URLField(max_length=500, blank=True, help_text="Empty: the vendor's own address.")
+    region = models.CharField(max_length=63, blank=True)
+    project = models.CharField(max_length=200, blank=True)
+    api_version = models.CharField(max_length=63, blank=True)
+    max_items = models.PositiveIntegerField(
+        default=2048, validators=[MinValueValidator(1)], help_text="Texts per call."
+    )
+    max_tokens_per_call = models.PositiveIntegerField(default=300_000, validators=[MinValueValidator(1)])
+    max_concurrency = models.PositiveIntegerField(
+        default=64,
+        validators=[MinValueValidator(1), MaxValueValidator(1024)],
+        help_text="Calls at a time, per process.",
+    )
+    rpm = models.PositiveIntegerField(null=True, blank=True, help_text="Requests a minute that the vendor grants us.")
+    tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute that the vendor grants us.")
+    timeout_s = models.FloatField(default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(600)])
+    is_enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("slug",)
+        constraints = [
+            models.CheckConstraint(condition=Q(kind__in=[k.value for k in Kind]), name="provider_kind_known"),
+            models.CheckConstraint(
+                condition=Q(max_items__gte=1, max_tokens_per_call__gte=1, max_concurrency__gte=1, timeout_s__gt=0),
+                name="provider_caps_positive",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind="openai_compatible") | ~Q(base_url=""), name="provider_compatible_has_address"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class ProviderCredential(models.Model):
+    """One of the platform's credentials at a provider. Calls rotate over the enabled ones."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="credentials")
+    label = models.CharField(max_length=100, blank=True)
+    sealed = models.TextField(editable=False)
+    hint = models.CharField(max_length=4, blank=True, editable=False, help_text="The last four characters.")
+    is_enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("created_at", "id")
+
+    def __str__(self) -> str:
+        return f"{self.label or 'credential'} …{self.hint}"
+
+
+class VectorSpace(models.Model):
+    """What makes vectors comparable: artifact, revision, pooling. The epoch rises to forget its vectors."""
+
+    slug = models.CharField(max_length=200, unique=True, validators=[name_rule])
+    epoch = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("slug",)
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class EmbeddingModel(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="models")
+    name = models.CharField(max_length=200, validators=[name_rule], help_text="What callers write in `model`.")
+    identifier = models.CharField(max_length=200, validators=[name_rule], help_text="The vendor's id.")
+    space = models.ForeignKey(VectorSpace, on_delete=models.PROTECT, related_name="models")
+    dimensions = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(65_536)])
+    allowed_dimensions = models.JSONField(default=list, blank=True, help_text="Other widths that may be asked for.")
+    max_tokens = models.PositiveIntegerField(default=8192, validators=[MinValueValidator(1)])
+    tokenizer = models.CharField(max_length=20, choices=Tokenizer.choices, default=Tokenizer.BYTES)
+    model_type = models.CharField(max_length=20, default="text")
+    model_version = models.CharField(max_length=100, blank=True)
+    capabilities = models.JSONField(default=list, blank=True)
+    quality_score = models.DecimalField(
+        max_digits=5, decimal_places=2, null=True, blank=True, validators=[MinValueValidator(0), MaxValueValidator(100)]
+    )
+    minimum_tier = models.CharField(max_length=20, choices=Tier.choices, default=Tier.FREE)
+    state = models.CharField(max_length=20, choices=State.choices, default=State.DRAFT, db_index=True)
+    state_reason = models.CharField(max_length=200, blank=True)
+    deprecated_at = models.DateTimeField(null=True, blank=True)
+    sunset_at = models.DateTimeField(null=True, blank=True)
+    successor = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="predecessors")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("name", "id")
+        constraints = [
+            models.UniqueConstraint(fields=["provider", "name"], name="model_name_once_per_provider"),
+            models.CheckConstraint(condition=Q(dimensions__gte=1, max_tokens__gte=1), name="model_sizes_positive"),
+            models.CheckConstraint(condition=Q(state__in=State.values), name="model_state_known"),
+            models.CheckConstraint(condition=~Q(successor=F("id")), name="model_not_its_own_successor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider.slug}/{self.name}"
+
+
+class Price(models.Model):
+    """USD per million tokens from a moment on. Never edited: the newest row for a moment counts; a correction is a
+    new row. No row is *unpriced*; 0 is free."""
+
+    model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="prices")
+    cost_per_million_tokens = models.DecimalField(
+        max_digits=20, decimal_places=9, validators=[MinValueValidator(Decimal(0))]
+    )
+    effective_from = models.DateTimeField()
+    source = models.CharField(max_length=100)
+    reason = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-effective_from", "-id")
+        indexes = [models.Index(fields=["model", "effective_from"])]
+        constraints = [models.CheckConstraint(condition=Q(cost_per_million_tokens__gte=0), name="price_not_negative")]
+
+    def __str__(self) -> str:
+        return f"${self.cost_per_million_tokens.normalize():f} per million from {self.effective_from:%Y-%m-%d}"
+
+
+class CatalogVersion(models.Model):
+    """One row: rises with every change that a data plane must see."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1, editable=False)
+    version = models.BigIntegerField(default=1)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="catalog_version_is_one_row")]

@@ -1,0 +1,5 @@
+"""Wiring: settings, routes, processes. May import everything; nothing imports it."""
+
+from config.celery import app as celery_app
+
+__all__ = ["celery_app"]

@@ -1,0 +1,123 @@
+"""What Quiver takes from its environment: names, types, defaults, meaning. `docs/settings.md` is made from this.
+
+Every variable may come from a file instead: `NAME_FILE=/path` (for mounted secrets). Nonsense is refused at start,
+all of it in one message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from core.sealing import parse_keys
+
+_UNPREFIXED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "DJANGO_SECRET_KEY")
+
+
+class BadEnvironment(Exception):
+    """One or more variables are missing or nonsense; the message lists them all."""
+
+
+class Environment(BaseModel):
+    """Field `x` is the variable `QUIVER_X`, but for the four that every deployment knows by their own names."""
+
+    database_url: str = Field(
+        "postgresql://127.0.0.1:5432/quiver",
+        description="PostgreSQL 15 or later with pgvector; `postgresql://user:password@host:port/name`.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey for change messages and Django's cache.",
+    )
+    celery_broker_url: str = Field("redis://127.0.0.1:6379/1", description="Celery's broker, Redis or RabbitMQ.")
+    django_secret_key: str = Field(min_length=32, description="Signs sessions; at least 32 characters.")
+    encryption_keys: str = Field(
+        description="`id:base64,…`, 32 bytes each; seals providers' secrets. The first one writes, all of them read."
+    )
+    home: Path = Field(Path(".quiver"), description="Where `manage.py up` keeps its data.")
+    debug: bool = Field(False, description="Django's debug pages. Never in production.")
+    allowed_hosts: list[str] = Field(["*"], description="Host names that the web answers to, with commas between.")
+    public_url: str = Field("", description="The address people reach Quiver at; links in mails start with it.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+
+    deadline_ms: int = Field(
+        30_000, ge=100, le=600_000, description="Time a request may take, unless it asks for less."
+    )
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="Largest body of a data-plane request.")
+    max_tokens_per_request: int = Field(300_000, ge=1, description="Most tokens of one request.")
+    ledger_wait_ms: int = Field(
+        5_000, ge=100, le=60_000, description="How long an answer waits for the ledger before it becomes a 503."
+    )
+    poll_seconds: float = Field(
+        1.0, gt=0, le=5, description="How often a worker compares versions, beside the messages it is sent."
+    )
+    snapshot_stale_seconds: int = Field(
+        300, ge=5, description="How long a configuration that could not be confirmed goes on serving."
+    )
+    drain_seconds: float = Field(10.0, ge=0, le=300, description="Time that requests under way get after SIGTERM.")
+    metric_tenants: int = Field(
+        200, ge=1, le=10_000, description="Number of tenants with a metric label of their own; the others are `other`."
+    )
+    partitions_ahead: int = Field(3, ge=1, le=24, description="Months for which usage partitions are made in advance.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _readable_keys(cls, value: str) -> str:
+        parse_keys(value)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str) -> str:
+        if not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+
+def variable(name: str) -> str:
+    """The variable that sets a field."""
+    upper = name.upper()
+    return upper if upper in _UNPREFIXED else f"QUIVER_{upper}"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Environment:
+    """Reads and checks the environment. Raises `BadEnvironment` with everything that is wrong, values not shown."""
+    given: dict[str, str] = {}
+    wrong: list[str] = []
+    for name in Environment.model_fields:
+        try:
+            value = _read(environ, variable(name))
+        except (OSError, UnicodeDecodeError) as error:
+            wrong.append(f"{variable(name)}_FILE: {error}")
+            continue
+        if value is not None:
+            given[name] = value
+    try:
+        environment = Environment.model_validate(given)
+    except ValidationError as error:
+        wrong += [f"{variable(str(e['loc'][0]))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+    if wrong:
+        raise BadEnvironment("Quiver cannot start with this environment:\n" + "\n".join(f"  {line}" for line in wrong))
+    return environment
+
+
+def _read(environ: Mapping[str, str], key: str) -> str | None:
+    path = environ.get(f"{key}_FILE")
+    if path:
+        return Path(path).read_text(encoding="utf-8").strip()
+    return environ.get(key)

@@ -1,0 +1,133 @@
+"""The port between Quiver and every vendor's wire: one upstream call, at most one batch of texts.
+
+Owns the words that the gateway and the adapters share. Splitting by caps is `splitting.py`, what a failure means
+is `failures.py`, which adapter serves which kind is `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]  # shape (texts, dimensions)
+
+
+class Kind(StrEnum):
+    """What a provider speaks."""
+
+    OPENAI = "openai"
+    AZURE = "azure"
+    OPENAI_COMPATIBLE = "openai_compatible"
+    BEDROCK = "bedrock"
+    GOOGLE = "google"
+    VERTEX = "vertex"
+    LOCAL = "local"
+
+
+class InputType(StrEnum):
+    """What a text is embedded for; adapters translate into their vendor's words."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+    CLASSIFICATION = "classification"
+    CLUSTERING = "clustering"
+    SIMILARITY = "similarity"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and as whom to call: one provider with one of its credentials.
+
+    `secret` holds what CONTRACT calls `secret` (`api_key`, `aws_access_key_id`, ...), in clear, in memory only.
+    Two equal endpoints share one adapter and its connections.
+    """
+
+    slug: str
+    kind: Kind
+    base_url: str = ""  # empty: the vendor's own address
+    region: str = ""
+    project: str = ""
+    api_version: str = ""
+    credential_id: str = ""  # names the credential in rows and logs; never the secret
+    secret: Mapping[str, str] = field(default_factory=dict, repr=False)
+    max_items: int = 2048  # per call
+    max_tokens_per_call: int = 300_000
+    max_concurrency: int = 64  # calls at a time, per process
+    timeout_s: float = 30.0
+    max_answer_bytes: int = 64 * 1024 * 1024
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes two endpoints the same: everything, the secret by value."""
+        return (
+            self.slug,
+            self.kind,
+            self.base_url,
+            self.region,
+            self.project,
+            self.api_version,
+            self.credential_id,
+            tuple(sorted(self.secret.items())),
+            self.max_items,
+            self.max_tokens_per_call,
+            self.max_concurrency,
+            self.timeout_s,
+            self.max_answer_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """One upstream call. Either texts or token arrays (cl100k), never mixed; already within the caps."""
+
+    identifier: str  # the vendor's id of the model
+    inputs: Sequence[str] | Sequence[Sequence[int]]
+    width: int  # how many floats each vector must have
+    dimensions: int | None = None  # sent to the vendor; None: it answers with its native width
+    input_type: InputType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedAnswer:
+    """What one upstream call gave. `vectors[i]` belongs to `inputs[i]`; its width is the vendor's, unchecked."""
+
+    vectors: Vectors
+    tokens: int | None  # the vendor's count for the whole call; None: it gave none, or nonsense
+    upstream_id: str = ""  # the vendor's request id
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model as a vendor lists it."""
+
+    identifier: str
+    name: str = ""
+    dimensions: int | None = None
+    max_tokens: int | None = None
+
+
+class Provider(Protocol):
+    """One endpoint's adapter. Lives as long as its endpoint is configured, inside one event loop."""
+
+    endpoint: Endpoint
+
+    async def embed(self, call: EmbedCall, *, timeout_s: float) -> EmbedAnswer:
+        """Makes one upstream call, never retried here. Raises `failures.ProviderFailure`, nothing else."""
+        ...
+
+    async def list_models(self) -> list[ListedModel]:
+        """What the vendor offers. May use the vendor's SDK: not for web workers. Raises `ProviderFailure`."""
+        ...
+
+    async def close(self) -> None:
+        """Closes idle connections; calls under way finish."""
+        ...
+
+    def statistics(self) -> Mapping[str, int]:
+        """Open, idle and waiting, for tests and metrics."""
+        ...

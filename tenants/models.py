@@ -1,0 +1,164 @@
+"""Rows of who calls: users, tenants, memberships, API keys, and the models that each tenant configured."""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Lower
+
+from catalog.models import Tier, slug_rule
+
+
+class UserAccounts(BaseUserManager["User"]):
+    """Makes accounts; Django's own commands call these two names."""
+
+    def create_user(self, email: str, password: str | None = None, **fields: object) -> User:
+        user = self.model(email=self.normalize_email(email).lower(), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: object) -> User:
+        return self.create_user(email, password, is_superuser=True, **fields)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person. `is_superuser` is the platform's operator; everybody else acts through memberships."""
+
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=200, blank=True)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = UserAccounts()
+    USERNAME_FIELD = "email"
+
+    class Meta:
+        ordering = ("email",)
+        constraints = [models.UniqueConstraint(Lower("email"), name="user_email_once_in_any_case")]
+
+    @property
+    def is_staff(self) -> bool:
+        """May open the admin: operators, and members of a tenant (who see their tenant only)."""
+        return self.is_superuser or self.memberships.exists()
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Tenant(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200)
+    slug = models.CharField(max_length=63, unique=True, validators=[slug_rule])
+    tier = models.CharField(max_length=20, choices=Tier.choices, default=Tier.STANDARD)
+    is_suspended = models.BooleanField(default=False)
+    settings = models.JSONField(default=dict, blank=True, help_text="See `tenants.settings`.")
+    version = models.BigIntegerField(
+        default=1, editable=False, help_text="Rises with every change the data plane sees."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("slug",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Role(models.TextChoices):
+    OWNER = "owner"
+    ADMIN = "admin"
+    BILLING = "billing"
+    VIEWER = "viewer"
+
+
+class Membership(models.Model):
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=20, choices=Role.choices)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("tenant", "user")
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "user"], name="membership_once"),
+            models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.role})"
+
+
+class ApiKey(models.Model):
+    """A credential for programs. Only its digest is kept. Without a tenant it is the platform's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=200)
+    prefix = models.CharField(max_length=40, unique=True, editable=False, help_text="`qv_live_<id>`, to recognise it.")
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    scopes = models.JSONField(default=list)
+    models_allowed = models.JSONField(
+        default=list, blank=True, help_text="Names of models; empty: all of the tenant's."
+    )
+    networks = models.JSONField(default=list, blank=True, help_text="Address ranges (CIDR); empty: anywhere.")
+    agent_id = models.CharField(max_length=200, blank=True)
+    created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = [models.Index(fields=["tenant", "-created_at", "-id"])]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+
+class TenantModel(models.Model):
+    """A tenant's configuration of a catalogue row."""
+
+    class State(models.TextChoices):
+        ENABLED = "enabled"
+        DISABLED = "disabled"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="models")
+    model = models.ForeignKey("catalog.EmbeddingModel", on_delete=models.PROTECT, related_name="configurations")
+    state = models.CharField(max_length=20, choices=State.choices, default=State.ENABLED)
+    is_default = models.BooleanField(default=False)
+    priority = models.IntegerField(default=0, help_text="Higher is preferred.")
+    custom_cost_per_million_tokens = models.DecimalField(
+        max_digits=20, decimal_places=9, null=True, blank=True, validators=[MinValueValidator(Decimal(0))]
+    )
+    fallback_model = models.ForeignKey(
+        "catalog.EmbeddingModel", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    settings = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("-priority", "created_at", "id")
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "model"], name="tenant_model_once"),
+            models.UniqueConstraint(fields=["tenant"], condition=Q(is_default=True), name="tenant_model_one_default"),
+            models.CheckConstraint(
+                condition=Q(is_default=False) | Q(state="enabled"), name="tenant_model_default_is_enabled"
+            ),
+            models.CheckConstraint(
+                condition=Q(custom_cost_per_million_tokens__isnull=True) | Q(custom_cost_per_million_tokens__gte=0),
+                name="tenant_model_price_not_negative",
+            ),
+            models.CheckConstraint(condition=Q(state__in=["enabled", "disabled"]), name="tenant_model_state_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.tenant}"
