@@ -1,27 +1,12 @@
-"""The catalogue as the data plane sees it: frozen values, swapped whole.
-
-Owns the shape and the reading of it. Secrets are opened here, into memory only.
-Failure: a credential that does not open is left out and logged; its provider then has one credential less.
-"""
+"""The catalogue as the data plane sees it: frozen values, swapped whole. Pure; `catalog.loading` reads them."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from uuid import UUID
 
-from django.conf import settings
-from django.db import transaction
-
-from catalog.models import CatalogVersion, EmbeddingModel, ProviderCredential
-from core.money import nano_from_usd
-from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
-
-log = logging.getLogger(__name__)
-PLATFORM = ""  # stands for the tenant in what a platform secret is bound to
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,92 +67,3 @@ class Deployment:
 class Catalog:
     version: int
     deployments: dict[UUID, Deployment]
-
-
-@cache
-def sealer() -> Sealer:
-    """The process's sealer, from the settings."""
-    return Sealer(settings.QUIVER.encryption_keys)
-
-
-def catalog_version() -> int:
-    """The version column alone, for the poll."""
-    return CatalogVersion.objects.values_list("version", flat=True).first() or 0
-
-
-@transaction.atomic
-def load_catalog() -> Catalog:
-    """Reads the whole catalogue in one consistent view (four queries)."""
-    version = catalog_version()  # first: a row read later can only be newer, and the next poll then reloads
-    rows = (
-        EmbeddingModel.objects.exclude(state="removed")
-        .select_related("provider", "space", "successor")
-        .prefetch_related("prices", "provider__credentials")
-    )
-    return Catalog(version, {row.id: _deployment(row) for row in rows})
-
-
-def open_credential(credential: ProviderCredential) -> dict[str, str]:
-    """The secret in clear. Raises `core.sealing.SealBroken`."""
-    return sealer().open(credential.sealed, tenant=PLATFORM, table="provider_credential", row=str(credential.id))
-
-
-def _deployment(row: EmbeddingModel) -> Deployment:
-    return Deployment(
-        model_id=row.id,
-        name=row.name,
-        identifier=row.identifier,
-        provider=row.provider.slug,
-        kind=Kind(row.provider.kind),
-        endpoints=_endpoints(row),
-        is_provider_enabled=row.provider.is_enabled,
-        space=row.space.slug,
-        epoch=row.space.epoch,
-        dimensions=row.dimensions,
-        allowed_dimensions=frozenset(row.allowed_dimensions),
-        takes_dimensions="dimensions" in row.capabilities,
-        is_matryoshka="matryoshka" in row.capabilities,
-        max_tokens=row.max_tokens,
-        max_items=row.provider.max_items,
-        max_tokens_per_call=row.provider.max_tokens_per_call,
-        tokenizer=row.tokenizer,
-        quality_score=None if row.quality_score is None else float(row.quality_score),
-        minimum_tier=row.minimum_tier,
-        state=row.state,
-        deprecated_at=row.deprecated_at,
-        sunset_at=row.sunset_at,
-        successor=row.successor.name if row.successor else None,
-        created_at=row.created_at,
-        prices=tuple(PricePoint(p.effective_from, nano_from_usd(p.cost_per_million_tokens)) for p in row.prices.all()),
-    )
-
-
-def _endpoints(row: EmbeddingModel) -> tuple[Endpoint, ...]:
-    provider = row.provider
-    found = []
-    for credential in provider.credentials.all():
-        if not credential.is_enabled:
-            continue
-        try:
-            found.append((str(credential.id), open_credential(credential)))
-        except SealBroken as error:
-            log.error("credential %s of provider %s: %s", credential.id, provider.slug, error)
-    if not found and provider.kind in (Kind.LOCAL, Kind.OPENAI_COMPATIBLE):
-        found.append(("", {}))  # these two may serve without a key
-    return tuple(
-        Endpoint(
-            slug=provider.slug,
-            kind=Kind(provider.kind),
-            base_url=provider.base_url,
-            region=provider.region,
-            project=provider.project,
-            api_version=provider.api_version,
-            credential_id=credential_id,
-            secret=secret,
-            max_items=provider.max_items,
-            max_tokens_per_call=provider.max_tokens_per_call,
-            max_concurrency=provider.max_concurrency,
-            timeout_s=provider.timeout_s,
-        )
-        for credential_id, secret in found
-    )

@@ -49,7 +49,8 @@ class Tier(models.TextChoices):
 class Provider(models.Model):
     slug = models.CharField(max_length=63, unique=True, validators=[slug_rule])
     kind = models.CharField(max_length=20, choices=[(k.value, k.value) for k in Kind])
-    base_url = models.URLField(max_length=500, blank=True, help_text="Empty: the vendor's own address.")
+    # No URLField: it refuses `http://vllm:8000`, the way containers call each other. See `catalog.addresses`.
+    base_url = models.CharField(max_length=500, blank=True, help_text="Empty: the vendor's own address.")
     region = models.CharField(max_length=63, blank=True)
     project = models.CharField(max_length=200, blank=True)
     api_version = models.CharField(max_length=63, blank=True)

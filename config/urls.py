@@ -3,6 +3,30 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.routers import SimpleRouter
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from billing.api.limits import LimitViews
+from billing.api.tenant_models import TenantModelViews
+from billing.api.usage import UsageViews
+from catalog.api import CatalogViews, ProviderViews
+from tenants.api import ApiKeyViews, TenantViews
+
+router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+router.register("tenants", TenantViews, basename="tenant")
+router.register("api-keys", ApiKeyViews, basename="api-key")
+router.register("embedding-models/providers", ProviderViews, basename="provider")
+router.register("embedding-models/catalog", CatalogViews, basename="catalog")
+router.register("tenant-models", TenantModelViews, basename="tenant-model")
+router.register("limits", LimitViews, basename="limit")
+router.register("usage/records", UsageViews, basename="usage-record")
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("api/v1/", include(router.urls)),
+    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+]
+handler404 = "config.problems.not_found"
+handler500 = "config.problems.defect"

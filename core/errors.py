@@ -12,6 +12,7 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
     │   │   └── NotSupported        400 not_supported
     │   ├── InvalidApiKey           401 invalid_api_key
     │   ├── PaymentRequired         402 -
+    │   │   ├── QuotaExceeded       402 quota_exceeded
     │   │   └── ModelUnpriced       402 model_unpriced
     │   ├── KeyNotPermitted         403 key_not_permitted
     │   ├── TenantSuspended         403 tenant_suspended
@@ -115,6 +116,12 @@ class PaymentRequired(RequestError):
     status, kind = 402, "insufficient_quota"
 
 
+class QuotaExceeded(PaymentRequired):
+    """A limit does not allow this request; `quota_type` says which kind, `request` is the caller's `max_cost_usd`."""
+
+    code = "quota_exceeded"
+
+
 class ModelUnpriced(PaymentRequired):
     """The model has no price in force and the tenant has not opted in to unpriced models."""
 
@@ -176,7 +183,7 @@ class IllegalTransition(Conflict):
 
 
 class RequestTooLarge(RequestError):
-    """The body, the number of items or the tokens in all are over the limit."""
+    """The body is larger than this server takes."""
 
     status, code = 413, "request_too_large"
 

@@ -6,8 +6,9 @@ is `failures.py`, which adapter serves which kind is `registry.py`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
@@ -61,24 +62,18 @@ class Endpoint:
     timeout_s: float = 30.0
     max_answer_bytes: int = 64 * 1024 * 1024
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """What makes two endpoints the same: everything, the secret by value."""
-        return (
-            self.slug,
-            self.kind,
-            self.base_url,
-            self.region,
-            self.project,
-            self.api_version,
-            self.credential_id,
-            tuple(sorted(self.secret.items())),
-            self.max_items,
-            self.max_tokens_per_call,
-            self.max_concurrency,
-            self.timeout_s,
-            self.max_answer_bytes,
-        )
+    # Equal for endpoints that are the same in everything, the secret by value; a digest, so it may be logged.
+    identity: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = [getattr(self, each.name) for each in fields(self) if each.init and each.name != "secret"]
+        text = repr((parts, sorted(self.secret.items())))
+        object.__setattr__(self, "identity", hashlib.sha256(text.encode()).hexdigest())
+
+
+class EndpointRefused(ValueError):
+    """The endpoint cannot be served as configured: no adapter for its kind, a malformed address, no secret.
+    The message is for operators; it never holds the secret."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,21 @@
 
 Decides, for each kind of failure, whose fault it is, whether the same route may be tried again, whether another
 route may help, and whether it speaks against the provider's health. Adapters name the kind (`classify_status`,
-`ProviderFailure`), the gateway obeys the meaning. Sources: OpenAI's error codes guide, AWS Bedrock runtime's
-common errors, Google's API error model.
+`ProviderFailure`), the gateway obeys the meaning. Sources: OpenAI's error codes guide, the errors of Bedrock's
+`InvokeModel` and AWS's common errors, Google's API error model (google.rpc.Code, ErrorInfo, RetryInfo).
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Any
+
+import msgspec
 
 from core import errors
 
@@ -77,3 +84,172 @@ class ProviderFailure(Exception):
     @property
     def meaning(self) -> Meaning:
         return MEANING[self.kind]
+
+
+MAX_RETRY_AFTER_S = 3600.0  # a vendor that asks for more is asked again after an hour
+_MAX_ERROR_BODY = 64 * 1024  # longer ones are not error objects but pages
+
+# What vendors call it, whatever status it comes with. A word that says no more than its status is not listed.
+_BY_CODE = {
+    # OpenAI: platform.openai.com/docs/guides/error-codes
+    "context_length_exceeded": FailureKind.TOO_LONG,
+    "string_above_max_length": FailureKind.TOO_LONG,
+    "insufficient_quota": FailureKind.QUOTA,
+    "billing_hard_limit_reached": FailureKind.QUOTA,
+    "billing_not_active": FailureKind.QUOTA,
+    "invalid_api_key": FailureKind.CREDENTIAL,
+    "account_deactivated": FailureKind.CREDENTIAL,
+    "model_not_found": FailureKind.MODEL_MISSING,
+    "rate_limit_exceeded": FailureKind.CAPACITY,
+    # Bedrock: docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModel.html
+    "ServiceQuotaExceededException": FailureKind.CAPACITY,  # comes as 400
+    "ThrottlingException": FailureKind.CAPACITY,
+    "ModelNotReadyException": FailureKind.CAPACITY,
+    "ModelTimeoutException": FailureKind.TIMEOUT,  # comes as 408, after the model was at work
+    "ModelErrorException": FailureKind.SERVER,
+    "ServiceUnavailableException": FailureKind.SERVER,
+    # AWS: docs.aws.amazon.com/awssupport/latest/APIReference/CommonErrors.html; these come as 400 or 403
+    "AccessDeniedException": FailureKind.CREDENTIAL,
+    "ExpiredTokenException": FailureKind.CREDENTIAL,
+    "IncompleteSignature": FailureKind.CREDENTIAL,
+    "IncompleteSignatureException": FailureKind.CREDENTIAL,
+    "InvalidClientTokenId": FailureKind.CREDENTIAL,
+    "InvalidSignatureException": FailureKind.CREDENTIAL,
+    "MissingAuthenticationTokenException": FailureKind.CREDENTIAL,
+    "OptInRequired": FailureKind.CREDENTIAL,
+    "RequestExpired": FailureKind.CREDENTIAL,
+    "SignatureDoesNotMatch": FailureKind.CREDENTIAL,
+    "UnrecognizedClientException": FailureKind.CREDENTIAL,
+    "UnknownOperationException": FailureKind.MODEL_MISSING,
+    # Google: google.rpc.Code, and the reasons of google.api.ErrorReason, which are more precise
+    "API_KEY_INVALID": FailureKind.CREDENTIAL,  # comes as 400 INVALID_ARGUMENT
+    "BILLING_DISABLED": FailureKind.QUOTA,
+    "FAILED_PRECONDITION": FailureKind.CREDENTIAL,  # 400: our account may not, from here or without billing
+    "RESOURCE_EXHAUSTED": FailureKind.CAPACITY,
+    "PERMISSION_DENIED": FailureKind.CREDENTIAL,
+    "UNAUTHENTICATED": FailureKind.CREDENTIAL,
+    "UNAVAILABLE": FailureKind.SERVER,
+    "DEADLINE_EXCEEDED": FailureKind.SERVER,
+    "INTERNAL": FailureKind.SERVER,
+}
+_BY_STATUS = {
+    400: FailureKind.TEXT_REFUSED,
+    413: FailureKind.TEXT_REFUSED,  # split: the part that is too large fails alone
+    422: FailureKind.TEXT_REFUSED,
+    401: FailureKind.CREDENTIAL,
+    403: FailureKind.CREDENTIAL,
+    402: FailureKind.QUOTA,
+    404: FailureKind.MODEL_MISSING,
+    405: FailureKind.MODEL_MISSING,
+    410: FailureKind.MODEL_MISSING,
+    429: FailureKind.CAPACITY,
+    408: FailureKind.SERVER,  # the server's own trouble; OpenAI's clients retry 408 and 409
+    409: FailureKind.SERVER,
+    424: FailureKind.SERVER,  # text-embeddings-inference: its backend failed
+    425: FailureKind.SERVER,
+    499: FailureKind.SERVER,
+}
+# No vendor's embeddings endpoint has a code for a text that is too long, only a message. By line: OpenAI, vLLM and
+# text-embeddings-inference; Titan, and Cohere on Bedrock (v3 by characters, 2048); Gemini and Vertex.
+_TOO_LONG = re.compile(
+    r"maximum (context|input|sequence) length|maximum input tokens|must have less than \d+ tokens"
+    r"|too many input tokens|expected maxlength: \d+, actual|input is too long for requested model"
+    r"|input token count .{0,40}(exceeds the maximum|but the model supports)"
+)
+# Bedrock answers a wrong model id with the same 400 as a wrong text. From the start: no caller's text stands there.
+_NO_SUCH_MODEL = re.compile(r"the provided model identifier is invalid|invocation of model id ")
+# A code is a word; what holds digits or dashes might be an echo of a key or of a text.
+_WORD = re.compile(r"[A-Za-z_.]{1,48}")
+
+
+def classify_status(
+    status: int,
+    body: bytes = b"",
+    *,
+    word: str = "",
+    retry_after: str = "",
+    retry_after_ms: str = "",
+    upstream_id: str = "",
+    now: datetime,
+) -> ProviderFailure:
+    """The failure that an HTTP answer other than a 200 stands for.
+
+    Reads the error objects of OpenAI and its relatives (vLLM, text-embeddings-inference), AWS and Google; `word` is
+    the vendor's name for the error where a header holds it. Of the body, `detail` keeps such words only: the message
+    may echo a part of the key or of the text.
+    """
+    error = _error_of(body)
+    words = [each for each in (word.partition(":")[0], *error.words) if each]
+    kind = next((_BY_CODE[each] for each in words if each in _BY_CODE), None) or _BY_STATUS.get(status)
+    if kind is None:
+        kind = FailureKind.SERVER if status >= 500 else FailureKind.BAD_ANSWER
+    if kind is FailureKind.TEXT_REFUSED:
+        message = error.message.lower()
+        if _TOO_LONG.search(message):
+            kind = FailureKind.TOO_LONG
+        elif _NO_SUCH_MODEL.match(message):
+            kind = FailureKind.MODEL_MISSING
+    told = " ".join(dict.fromkeys(each for each in reversed(words) if _WORD.fullmatch(each)))
+    return ProviderFailure(
+        kind,
+        f"HTTP {status} {told}".rstrip(),
+        status=status,
+        retry_after=parse_retry_after(retry_after or error.retry_delay, milliseconds=retry_after_ms, now=now),
+        upstream_id=upstream_id,
+    )
+
+
+def parse_retry_after(value: str, *, milliseconds: str = "", now: datetime) -> float | None:
+    """Seconds to wait, from `Retry-After` (seconds or a date, RFC 9110 10.2.3) or OpenAI's `retry-after-ms`, which
+    goes first. At most an hour; a date that has passed is 0; negative or garbage is None."""
+    for text, scale in ((milliseconds, 0.001), (value, 1.0)):
+        try:
+            seconds = float(text) * scale
+        except ValueError:
+            continue
+        return min(seconds, MAX_RETRY_AFTER_S) if seconds >= 0 and not math.isnan(seconds) else None
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # "-0000": the sender's zone is unknown, HTTP dates are in UTC
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """What an error body says; empty where it says nothing."""
+
+    words: tuple[str, ...] = ()  # the most precise first
+    message: str = ""
+    retry_delay: str = ""  # seconds; Google says it here, not in a header
+
+
+def _error_of(body: bytes) -> _Error:
+    if not body or len(body) > _MAX_ERROR_BODY:
+        return _Error()
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Error()
+    if isinstance(found, list) and len(found) == 1:  # Google wraps it when it had begun to stream
+        found = found[0]
+    if not isinstance(found, dict):
+        return _Error()
+    inner = found.get("error")
+    source: dict[str, Any] = inner if isinstance(inner, dict) else found
+    message = inner if isinstance(inner, str) else source.get("message")
+    details = source.get("details")
+    reason, delay = "", ""
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict):
+            reason = reason or _text(detail.get("reason"))
+            delay = delay or _text(detail.get("retryDelay")).removesuffix("s")
+    aws_word = _text(source.get("__type")).rpartition("#")[2]
+    words = (source.get("code"), reason, source.get("status"), source.get("type") or source.get("error_type"), aws_word)
+    return _Error(tuple(_text(word) for word in words), _text(message), delay)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -110,6 +110,9 @@ class ApiKey(models.Model):
     networks = models.JSONField(default=list, blank=True, help_text="Address ranges (CIDR); empty: anywhere.")
     agent_id = models.CharField(max_length=200, blank=True)
     created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_with = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="minted", editable=False
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -117,6 +120,11 @@ class ApiKey(models.Model):
     class Meta:
         ordering = ("-created_at", "-id")
         indexes = [models.Index(fields=["tenant", "-created_at", "-id"])]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(tenant__isnull=True) | ~Q(scopes__contains=["operator"]), name="key_operator_has_no_tenant"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"

@@ -1,21 +1,15 @@
 """A tenant and its keys as the data plane sees them: frozen values, swapped whole.
 
-Owns the shape and the reading of it; what the catalogue contributes is `catalog.deployments`.
+Pure; `tenants.loading` reads them, and what the catalogue contributes is `catalog.deployments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
-from django.db import transaction
-
-from core.money import nano_from_usd
-from tenants import settings as tenant_settings
-from tenants.models import ApiKey, Tenant, TenantModel
 from tenants.settings import TenantSettings
 
 
@@ -25,6 +19,7 @@ class KeyGrant:
 
     key_id: UUID
     tenant_id: UUID | None  # None: the platform's
+    tenant_version: int  # of the tenant when this was read
     scopes: frozenset[str]
     models: frozenset[str]  # empty: all
     networks: tuple[IPv4Network | IPv6Network, ...]  # empty: anywhere
@@ -54,55 +49,3 @@ class TenantConfig:
     settings: TenantSettings
     version: int
     models: tuple[ConfiguredModel, ...]
-
-
-def find_key(digest: bytes) -> KeyGrant | None:
-    """The grant of a key that was not revoked; expiry is for the caller to check, it has the clock."""
-    row = ApiKey.objects.filter(digest=digest, revoked_at=None).first()
-    if row is None:
-        return None
-    return KeyGrant(
-        key_id=row.id,
-        tenant_id=row.tenant_id,
-        scopes=frozenset(row.scopes),
-        models=frozenset(row.models_allowed),
-        networks=tuple(ip_network(n) for n in row.networks),
-        agent_id=row.agent_id,
-        expires_at=row.expires_at,
-    )
-
-
-@transaction.atomic
-def load_tenant(tenant_id: UUID) -> TenantConfig | None:
-    """Reads one tenant's configuration (two queries)."""
-    tenant = Tenant.objects.filter(id=tenant_id).first()
-    if tenant is None:
-        return None
-    rows = TenantModel.objects.filter(tenant=tenant)
-    return TenantConfig(
-        tenant_id=tenant.id,
-        slug=tenant.slug,
-        tier=tenant.tier,
-        is_suspended=tenant.is_suspended,
-        settings=tenant_settings.parse(tenant.settings),
-        version=tenant.version,
-        models=tuple(_configured(row) for row in rows),
-    )
-
-
-def tenant_versions(tenant_ids: Collection[UUID]) -> dict[UUID, int]:
-    """The version columns alone, for the poll; a tenant that is gone is missing."""
-    return dict(Tenant.objects.filter(id__in=tenant_ids).values_list("id", "version"))
-
-
-def _configured(row: TenantModel) -> ConfiguredModel:
-    price = row.custom_cost_per_million_tokens
-    return ConfiguredModel(
-        tenant_model_id=row.id,
-        model_id=row.model_id,
-        is_enabled=row.state == TenantModel.State.ENABLED,
-        is_default=row.is_default,
-        priority=row.priority,
-        nano_per_million=None if price is None else nano_from_usd(price),
-        fallback_model_id=row.fallback_model_id,
-    )

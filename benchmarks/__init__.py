@@ -1,0 +1,1 @@
+"""Speed, measured: what a request costs the web worker, and ratios within one run."""

@@ -1,0 +1,254 @@
+"""`/api/v1/embedding-models/catalog` and `/providers`: doors. Rules are in `catalog.services` and `catalog.upstreams`.
+
+No view here runs in a transaction of its own: activating a model calls a provider, checking an address resolves a
+name, and the services are transactions themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils.decorators import method_decorator
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from catalog import services, upstreams
+from catalog.fields import (
+    CatalogPage,
+    ChangedModel,
+    CredentialFields,
+    ModelFields,
+    Move,
+    NewCredential,
+    NewProvider,
+    PriceFields,
+    ProviderFields,
+    ProviderGlimpse,
+)
+from catalog.models import EmbeddingModel, Price, Provider, State
+from catalog.rest import KeysetPagination, StrictFilters, page_number, refuse_unknown_parameters
+from catalog.selectors import list_models
+from core.errors import InvalidRequest
+
+_FIRST = {
+    "provider": "openai",
+    "model_name": "text-embedding-3-small",
+    "model_identifier": "text-embedding-3-small",
+    "dimensions": 1536,
+    "tokenizer": "cl100k_base",
+    "capabilities": ["dimensions", "matryoshka"],
+    "cost_per_million_tokens": "0.02",
+    "activate": True,
+}
+
+
+@extend_schema_view(
+    list=extend_schema(
+        summary="The catalogue, by pages",
+        parameters=[
+            OpenApiParameter("provider", str, description="Slug of a provider."),
+            OpenApiParameter("type", str, description="`model_type`, such as `text`."),
+            OpenApiParameter("state", str, enum=State.values),
+            OpenApiParameter("available_only", bool, default=True, description="Without effect beside `state`."),
+            OpenApiParameter("q", str, description="Part of a name, an identifier or a space."),
+            OpenApiParameter("page", int, default=1),
+            OpenApiParameter("limit", int, default=50, description="At most 100."),
+        ],
+        responses=CatalogPage,
+    ),
+    retrieve=extend_schema(summary="One model of the catalogue"),
+    create=extend_schema(
+        summary="Add a model",
+        description="A new row is a draft. `activate: true` embeds one probe text and makes the model available; when "
+        "that fails the answer is 422 with the probes that failed, and the draft stays.",
+        responses={201: ModelFields},
+        examples=[OpenApiExample("OpenAI's small model", _FIRST, request_only=True)],
+    ),
+    update=extend_schema(summary="Replace what is said about a model", request=ChangedModel, responses=ChangedModel),
+    partial_update=extend_schema(summary="Change a model", request=ChangedModel, responses=ChangedModel),
+    destroy=extend_schema(summary="Erase a draft, or retire a model that nobody has configured"),
+)
+@method_decorator(transaction.non_atomic_requests, name="dispatch")
+class CatalogViews(GenericViewSet[EmbeddingModel]):
+    """The embedding models that exist, for all tenants."""
+
+    read_scope, write_scope = "models:read", "operator"
+    serializer_class = ModelFields
+    queryset = EmbeddingModel.objects.all()
+    pagination_class = None
+    filter_backends = ()
+    ordering = ("-effective_from", "-id")  # of prices; the catalogue has pages by number
+    parameters = ("provider", "type", "state", "available_only", "q", "page")
+    lookup_value_converter = "uuid"
+
+    def list(self, request: Request) -> Response:
+        refuse_unknown_parameters(request, self)
+        asked = request.query_params
+        if asked.get("state", State.DRAFT) not in State.values:
+            raise InvalidRequest(f"There is no such state; there are {', '.join(State.values)}.", param="state")
+        found = list_models(
+            provider=asked.get("provider"),
+            model_type=asked.get("type"),
+            state=asked.get("state"),
+            available_only=_flag(request, "available_only", default=True),
+            q=asked.get("q", ""),
+        )
+        page = page_number(request, "page", default=1, most=1_000_000)
+        limit = page_number(request, "limit", default=50, most=100)
+        total = found.count()
+        rows = found[(page - 1) * limit : page * limit]
+        pagination = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
+        return Response({"models": ModelFields(rows, many=True).data, "pagination": pagination})
+
+    def retrieve(self, request: Request, pk: UUID) -> Response:
+        return Response(ModelFields(services.find_model(pk)).data)
+
+    def create(self, request: Request) -> Response:
+        fields = ModelFields(data=request.data)
+        fields.is_valid(raise_exception=True)
+        facts = fields.facts
+        activate = facts.pop("activate", False)
+        row = services.add_model(**facts)
+        if activate:
+            services.activate_model(model_id=row.id)
+        return Response(ModelFields(services.find_model(row.id)).data, status=201)
+
+    def update(self, request: Request, pk: UUID) -> Response:
+        return self._change(request, pk, partial=False)
+
+    def partial_update(self, request: Request, pk: UUID) -> Response:
+        return self._change(request, pk, partial=True)
+
+    def _change(self, request: Request, pk: UUID, *, partial: bool) -> Response:
+        fields = ChangedModel(services.find_model(pk), data=request.data, partial=partial)
+        fields.is_valid(raise_exception=True)
+        facts = fields.facts
+        activate = facts.pop("activate", False)
+        services.change_model(model_id=pk, **facts)
+        if activate:
+            services.activate_model(model_id=pk)
+        return Response(ModelFields(services.find_model(pk)).data)
+
+    def destroy(self, request: Request, pk: UUID) -> Response:
+        services.remove_model(model_id=pk)
+        return Response(status=204)
+
+    @extend_schema(
+        summary="Move a model along its lifecycle",
+        request=Move,
+        responses=ModelFields,
+        examples=[OpenApiExample("Retire", {"to": "deprecated", "reason": "v2 is better"}, request_only=True)],
+    )
+    @action(detail=True, methods=["post"])
+    def transition(self, request: Request, pk: UUID) -> Response:
+        fields = Move(data=request.data)
+        fields.is_valid(raise_exception=True)
+        services.move_model(model_id=pk, **fields.validated_data)
+        return Response(ModelFields(services.find_model(pk)).data)
+
+    @extend_schema(summary="All prices, the newest first", responses=PriceFields(many=True), filters=False)
+    @action(detail=True, methods=["get"], pagination_class=KeysetPagination)
+    def prices(self, request: Request, pk: UUID) -> Response:
+        rows = self.paginate_queryset(services.find_model(pk).prices.order_by(*self.ordering))
+        return self.get_paginated_response(PriceFields(rows, many=True).data)
+
+    @extend_schema(summary="Set the price from a moment on", request=PriceFields, responses={201: PriceFields})
+    @prices.mapping.post
+    def add_price(self, request: Request, pk: UUID) -> Response:
+        fields = PriceFields(data=request.data)
+        fields.is_valid(raise_exception=True)
+        price: Price = services.add_price(model_id=pk, **fields.validated_data)
+        return Response(PriceFields(price).data, status=201)
+
+
+@extend_schema_view(
+    list=extend_schema(summary="The providers", description="Tenants see no addresses and no credentials."),
+    retrieve=extend_schema(summary="One provider"),
+    create=extend_schema(
+        summary="Add a provider",
+        request=NewProvider,
+        responses={201: ProviderFields},
+        examples=[
+            OpenApiExample(
+                "OpenAI", {"slug": "openai-eu", "kind": "openai", "secret": {"api_key": "sk-…"}}, request_only=True
+            ),
+            OpenApiExample(
+                "vLLM",
+                {"slug": "vllm", "kind": "openai_compatible", "base_url": "http://vllm:8000/v1"},
+                request_only=True,
+            ),
+        ],
+    ),
+    partial_update=extend_schema(summary="Change a provider", request=ProviderFields),
+    destroy=extend_schema(summary="Erase a provider without models"),
+)
+@method_decorator(transaction.non_atomic_requests, name="dispatch")
+class ProviderViews(GenericViewSet[Provider]):
+    """Who computes vectors, where, and with which credentials."""
+
+    read_scope, write_scope = "models:read", "operator"
+    serializer_class = ProviderFields
+    queryset = Provider.objects.prefetch_related("credentials")
+    ordering: tuple[str, ...] = ("slug",)
+    filter_backends = (StrictFilters,)
+    lookup_field = "slug"
+    lookup_value_converter = "slug"
+
+    def _shown_as(self, request: Request) -> type[serializers.BaseSerializer[Any]]:
+        return ProviderFields if request.user.is_operator else ProviderGlimpse  # type: ignore[union-attr]
+
+    def list(self, request: Request) -> Response:
+        rows = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        return self.get_paginated_response(self._shown_as(request)(rows, many=True).data)
+
+    def retrieve(self, request: Request, slug: str) -> Response:
+        return Response(self._shown_as(request)(upstreams.find_provider(slug)).data)
+
+    def create(self, request: Request) -> Response:
+        fields = NewProvider(data=request.data)
+        fields.is_valid(raise_exception=True)
+        row = upstreams.add_provider(**fields.validated_data)
+        return Response(ProviderFields(upstreams.find_provider(row.slug)).data, status=201)
+
+    def partial_update(self, request: Request, slug: str) -> Response:
+        fields = ProviderFields(upstreams.find_provider(slug), data=request.data, partial=True)
+        fields.is_valid(raise_exception=True)
+        upstreams.change_provider(slug=slug, **fields.validated_data)
+        return Response(ProviderFields(upstreams.find_provider(slug)).data)
+
+    def destroy(self, request: Request, slug: str) -> Response:
+        upstreams.remove_provider(slug=slug)
+        return Response(status=204)
+
+    @extend_schema(summary="The platform's credentials there", responses=CredentialFields(many=True), filters=False)
+    @action(detail=True, methods=["get"], read_scope="operator", ordering=("created_at", "id"))
+    def credentials(self, request: Request, slug: str) -> Response:
+        rows = self.paginate_queryset(upstreams.find_provider(slug).credentials.order_by(*self.ordering))
+        return self.get_paginated_response(CredentialFields(rows, many=True).data)
+
+    @extend_schema(summary="Add a credential to rotate over", request=NewCredential, responses={201: CredentialFields})
+    @credentials.mapping.post
+    def add_credential(self, request: Request, slug: str) -> Response:
+        fields = NewCredential(data=request.data)
+        fields.is_valid(raise_exception=True)
+        return Response(CredentialFields(upstreams.add_credential(slug=slug, **fields.validated_data)).data, status=201)
+
+    @extend_schema(summary="Forget a credential", responses={204: None})
+    @action(detail=True, methods=["delete"], url_path="credentials/<uuid:credential_id>")
+    def remove_credential(self, request: Request, slug: str, credential_id: UUID) -> Response:
+        upstreams.remove_credential(slug=slug, credential_id=credential_id)
+        return Response(status=204)
+
+
+def _flag(request: Request, name: str, *, default: bool) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    text = request.query_params.get(name, str(default)).lower()
+    if text not in values:
+        raise InvalidRequest(f"`{name}` is true or false.", param=name)
+    return values[text]

@@ -1,0 +1,279 @@
+"""The only writer of the catalogue's models and prices; providers are `catalog.upstreams`.
+
+Every function is one transaction and tells the data plane after its commit, but for `activate_model`, which calls a
+provider between two of them. What a row must be like is held here and in the database, so that the API, the admin and
+tasks cannot differ about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+import msgspec
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+
+from catalog import lifecycle, signals
+from catalog.loading import deployment_of
+from catalog.models import Capability, EmbeddingModel, Price, Provider, State, VectorSpace
+from catalog.probing import probe
+from catalog.publishing import catalog_changed
+from core.clock import utc_now
+from core.errors import AlreadyExists, Conflict, IllegalTransition, InUse, InvalidRequest, NotFound, ValidationFailed
+from core.errors import NotSupported as NotServedYet
+
+CONFIRM_ABOVE = Decimal(10)  # USD per million: no embedding model on the market costs as much
+CLOCK_SKEW = timedelta(seconds=60)  # a caller's "now" may be this old
+
+
+class Details(TypedDict, total=False):
+    """What may be said about a model. `space` is a slug; without one the row gets a space of its own."""
+
+    space: str
+    allowed_dimensions: Sequence[int]
+    max_tokens: int
+    tokenizer: str
+    model_type: str
+    model_version: str
+    capabilities: Sequence[str]
+    quality_score: Decimal | None
+    minimum_tier: str
+
+
+class Facts(Details, total=False):
+    """The same with what a new model cannot be without."""
+
+    name: str
+    identifier: str
+    dimensions: int
+
+
+# What callers, keys and stored vectors rely on: in a released row these never change, a new row takes their place.
+_FROZEN = ("name", "identifier", "space", "dimensions")
+
+
+@transaction.atomic
+def add_model(
+    *,
+    provider: str,
+    name: str,
+    identifier: str,
+    dimensions: int,
+    cost_per_million_tokens: Decimal | None = None,
+    source: str = "operator",
+    **details: Unpack[Details],
+) -> EmbeddingModel:
+    """A new draft of the provider with this slug, priced from now on if a price is given."""
+    owner = Provider.objects.filter(slug=provider).first()
+    if owner is None:
+        raise InvalidRequest(f"There is no provider {provider!r}; add it first.", param="provider")
+    # A space of its own unless told otherwise: the same name at two engines is not yet the same vectors.
+    details.setdefault("space", f"{owner.slug}/{identifier}")
+    details.setdefault("capabilities", [Capability.DIMENSIONS.value] if details.get("allowed_dimensions") else [])
+    row = EmbeddingModel(provider=owner)
+    _apply(row, {"name": name, "identifier": identifier, "dimensions": dimensions, **details})
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        raise AlreadyExists(
+            f"{owner.slug} has a model {row.name!r} already; change that one, or add this one under another name.",
+            param="model_name",
+        ) from error
+    catalog_changed()
+    if cost_per_million_tokens is not None:
+        add_price(model_id=row.id, cost_per_million_tokens=cost_per_million_tokens, source=source)
+    return row
+
+
+@transaction.atomic
+def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
+    """Changes what is given. Of a row that was released, what vectors and callers rely on stays as it is."""
+    row = _locked(model_id)
+    if row.state not in lifecycle.UNRELEASED:
+        for name in _FROZEN:
+            was = row.space.slug if name == "space" else getattr(row, name)
+            if name in facts and facts[name] != was:  # type: ignore[literal-required]
+                raise Conflict(
+                    f"The model is {row.state}: its {name} is relied on and cannot change; add a new row instead.",
+                    param=_public(name),
+                )
+    _apply(row, facts)
+    try:
+        with transaction.atomic():
+            row.save()
+    except IntegrityError as error:
+        raise AlreadyExists(f"The provider has another model {row.name!r} already.", param="model_name") from error
+    catalog_changed()
+    return row
+
+
+@transaction.atomic
+def remove_model(*, model_id: UUID) -> None:
+    """Erases a draft; moves a released row that no tenant configures along its edges to `removed`."""
+    row = _locked(model_id)
+    try:
+        with transaction.atomic():
+            row.delete()
+            if row.state not in lifecycle.UNRELEASED:
+                raise _MustStay  # the ledger names it: it goes, but is not forgotten
+    except ProtectedError as error:
+        raise InUse("Tenants have this model configured; they must remove it first.") from error
+    except _MustStay:
+        if row.state == State.AVAILABLE:
+            move_model(model_id=model_id, to=State.UNAVAILABLE, reason="being removed")
+        if row.state != State.REMOVED:
+            move_model(model_id=model_id, to=State.REMOVED, reason="removed by the operator")
+    catalog_changed()
+
+
+@transaction.atomic
+def move_model(
+    *, model_id: UUID, to: str, reason: str = "", sunset_at: datetime | None = None, successor: UUID | None = None
+) -> EmbeddingModel:
+    """Moves along one edge of the lifecycle. Of several that move the same row at once, one wins."""
+    row = find_model(model_id)
+    changes: dict[str, Any] = {"state": to, "state_reason": reason[:200], "updated_at": utc_now()}
+    if to not in State.values:
+        raise InvalidRequest(f"{to!r} is no state; there are {', '.join(State.values)}.", param="to")
+    if to == State.DEPRECATED:
+        changes |= {"deprecated_at": utc_now(), "sunset_at": sunset_at, "successor": _successor(row, successor)}
+    elif sunset_at or successor:
+        raise InvalidRequest("Only a move to deprecated takes `sunset_at` and `successor`.", param="to")
+    is_legal = to in lifecycle.legal_moves(row.state)
+    if not is_legal or not EmbeddingModel.objects.filter(id=model_id, state=row.state).update(**changes):
+        # The winner may have moved it between our reading and our writing.
+        state = EmbeddingModel.objects.values_list("state", flat=True).get(id=model_id)
+        raise IllegalTransition(lifecycle.refusal(state, to), extra={"legal": list(lifecycle.legal_moves(state))})
+    catalog_changed()
+    was = row.state
+    transaction.on_commit(lambda: signals.model_moved.send(EmbeddingModel, model_id=model_id, was=was, now=to))
+    row.refresh_from_db()
+    return row
+
+
+def activate_model(*, model_id: UUID) -> EmbeddingModel:
+    """Walks a draft through testing to available when its probe passes, else back to draft with `ValidationFailed`."""
+    row = move_model(model_id=model_id, to=State.TESTING, reason="being validated")
+    failed = probe(deployment_of(row))
+    if not failed:
+        return move_model(model_id=model_id, to=State.AVAILABLE, reason="its probe passed")
+    move_model(model_id=model_id, to=State.DRAFT, reason=f"probe failed: {failed[0].got}")
+    raise ValidationFailed(
+        f"The model is kept as draft {model_id} because its probe failed: {failed[0].expected} was expected, "
+        f"{failed[0].got} came. Mend it and PATCH it with `activate: true`.",
+        extra={"id": str(model_id), "probes": [msgspec.to_builtins(each) for each in failed]},
+    )
+
+
+@transaction.atomic
+def add_price(
+    *,
+    model_id: UUID,
+    cost_per_million_tokens: Decimal,
+    source: str,
+    effective_from: datetime | None = None,
+    confirm: bool = False,
+    correction: bool = False,
+    reason: str = "",
+) -> Price:
+    """A new price from a moment on (now, if none is given). Rows are never edited; the newest for a moment counts."""
+    row = find_model(model_id)
+    now = utc_now()
+    if cost_per_million_tokens < 0:
+        raise InvalidRequest("A price is 0 (free) or more.", param="cost_per_million_tokens")
+    if cost_per_million_tokens > CONFIRM_ABOVE and not confirm:
+        raise InvalidRequest(
+            f"${cost_per_million_tokens:f} per million tokens is above ${CONFIRM_ABOVE}; if it is meant, "
+            "POST it to the model's prices with `confirm: true`.",
+            param="cost_per_million_tokens",
+        )
+    starts = effective_from or now
+    if correction or starts < now - CLOCK_SKEW:
+        # The ledger would keep what was charged at the old price: no silent difference between the two.
+        raise NotServedYet(
+            "Prices of the past are not corrected yet; give a moment that is not in the past.",
+            param="correction" if correction else "effective_from",
+        )
+    price = Price.objects.create(
+        model=row,
+        cost_per_million_tokens=cost_per_million_tokens,
+        effective_from=max(starts, now),
+        source=source,
+        reason=reason,
+    )
+    catalog_changed()
+    return price
+
+
+def find_model(model_id: UUID) -> EmbeddingModel:
+    """The row, or `NotFound`."""
+    row = (
+        EmbeddingModel.objects.select_related("provider", "space", "successor")
+        .prefetch_related("prices", "provider__credentials")
+        .filter(id=model_id)
+        .first()
+    )
+    if row is None:
+        raise NotFound(f"The catalogue has no model {model_id}.")
+    return row
+
+
+class _MustStay(Exception):
+    """Rolls back the erasing of a row that must stay."""
+
+
+def _locked(model_id: UUID) -> EmbeddingModel:
+    row = (
+        EmbeddingModel.objects.select_for_update(of=("self",))
+        .select_related("provider", "space")
+        .filter(id=model_id)
+        .first()
+    )
+    if row is None:
+        raise NotFound(f"The catalogue has no model {model_id}.")
+    return row
+
+
+def _successor(row: EmbeddingModel, successor: UUID | None) -> EmbeddingModel | None:
+    if successor is None:
+        return None
+    found = EmbeddingModel.objects.filter(id=successor).exclude(id=row.id).first()
+    if found is None:
+        raise InvalidRequest("`successor` must be the id of another model in the catalogue.", param="successor")
+    return found
+
+
+def _apply(row: EmbeddingModel, facts: Facts) -> None:
+    for name, value in facts.items():
+        if name == "space":
+            row.space, _ = VectorSpace.objects.get_or_create(slug=value)
+        else:
+            setattr(row, name, list(value) if name in ("allowed_dimensions", "capabilities") else value)  # type: ignore[call-overload]
+    _check_widths(row)
+    row.full_clean(validate_unique=False, validate_constraints=False)
+
+
+def _check_widths(row: EmbeddingModel) -> None:
+    for capability in row.capabilities:
+        if capability not in Capability.values:
+            known = ", ".join(Capability.values)
+            raise InvalidRequest(f"{capability!r} is no capability; there are {known}.", param="capabilities")
+    takes, cuts = (each.value in row.capabilities for each in (Capability.DIMENSIONS, Capability.MATRYOSHKA))
+    for width in row.allowed_dimensions:
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= 65_536:
+            raise InvalidRequest(f"{width!r} is no width; give whole numbers from 1.", param="allowed_dimensions")
+        if width != row.dimensions and not takes and not (cuts and width < row.dimensions):
+            raise InvalidRequest(
+                f"{width} is not the model's own width: `capabilities` must say how it comes about, "
+                "`dimensions` (the provider takes it) or `matryoshka` (Quiver may cut).",
+                param="allowed_dimensions",
+            )
+
+
+def _public(name: str) -> str:
+    return {"name": "model_name", "identifier": "model_identifier"}.get(name, name)

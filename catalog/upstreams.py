@@ -1,0 +1,177 @@
+"""The only writer of providers and of the platform's credentials there.
+
+Decides which secrets a kind of provider takes, which caps it starts with, and which addresses it may have. Every
+function is one transaction and tells the data plane after its commit. Secrets are sealed here and never read back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TypedDict, Unpack
+
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+
+from catalog.addresses import check_base_url
+from catalog.loading import PLATFORM, sealer
+from catalog.models import Provider, ProviderCredential
+from catalog.publishing import catalog_changed
+from core.errors import AlreadyExists, InUse, InvalidRequest, NotFound
+from providers.base import Kind
+
+# What each kind takes as `secret`: every alternative is a whole credential.
+SECRETS: Mapping[Kind, tuple[frozenset[str], ...]] = {
+    Kind.OPENAI: (frozenset({"api_key"}),),
+    Kind.AZURE: (frozenset({"api_key"}),),
+    Kind.OPENAI_COMPATIBLE: (frozenset({"api_key"}),),
+    Kind.GOOGLE: (frozenset({"api_key"}),),
+    Kind.BEDROCK: (frozenset({"aws_access_key_id", "aws_secret_access_key"}), frozenset({"api_key"})),
+    Kind.VERTEX: (frozenset({"service_account"}),),
+    Kind.LOCAL: (),
+}
+# Texts and tokens per call that the vendor takes.
+CAPS: Mapping[Kind, tuple[int, int]] = {
+    Kind.BEDROCK: (96, 300_000),
+    Kind.GOOGLE: (100, 300_000),
+    Kind.VERTEX: (250, 20_000),
+}
+_DEFAULT_CAPS = (2048, 300_000)
+
+
+class ProviderSettings(TypedDict, total=False):
+    """How a provider is called."""
+
+    base_url: str
+    region: str
+    project: str
+    api_version: str
+    max_items: int
+    max_tokens_per_call: int
+    max_concurrency: int
+    rpm: int | None
+    tpm: int | None
+    timeout_s: float
+    is_enabled: bool
+
+
+def add_provider(
+    *, slug: str, kind: str, secret: Mapping[str, str] | None = None, **settings: Unpack[ProviderSettings]
+) -> Provider:
+    """A new provider, with its first credential if a secret is given."""
+    _check_address(settings)  # resolves a name: outside the transaction
+    items, tokens = CAPS.get(Kind(kind), _DEFAULT_CAPS)
+    settings.setdefault("max_items", items)
+    settings.setdefault("max_tokens_per_call", tokens)
+    with transaction.atomic():
+        row = Provider(slug=slug, kind=kind, **settings)
+        _check(row)
+        try:
+            with transaction.atomic():
+                row.save(force_insert=True)
+        except IntegrityError as error:
+            raise AlreadyExists(f"There is a provider {slug!r} already; PATCH that one.", param="slug") from error
+        if secret is not None:
+            _add_credential(row, secret, label="")
+        catalog_changed()
+    return row
+
+
+def change_provider(
+    *, slug: str, secret: Mapping[str, str] | None = None, **settings: Unpack[ProviderSettings]
+) -> Provider:
+    """Changes what is given. A secret takes the place of all credentials; `add_credential` adds one to rotate over."""
+    _check_address(settings)
+    with transaction.atomic():
+        row = _locked(slug)
+        for name, value in settings.items():
+            setattr(row, name, value)
+        _check(row)
+        row.save()
+        if secret is not None:
+            row.credentials.all().delete()
+            _add_credential(row, secret, label="")
+        catalog_changed()
+    return row
+
+
+@transaction.atomic
+def remove_provider(*, slug: str) -> None:
+    """Erases a provider that no model in the catalogue belongs to."""
+    row = _locked(slug)
+    try:
+        row.delete()
+    except ProtectedError as error:
+        raise InUse(f"The catalogue has models of {slug}; delete those first, or switch the provider off.") from error
+    catalog_changed()
+
+
+@transaction.atomic
+def add_credential(*, slug: str, secret: Mapping[str, str], label: str = "") -> ProviderCredential:
+    """One more credential to rotate over."""
+    credential = _add_credential(_locked(slug), secret, label)
+    catalog_changed()
+    return credential
+
+
+@transaction.atomic
+def remove_credential(*, slug: str, credential_id: uuid.UUID) -> None:
+    """Forgets a credential."""
+    if not ProviderCredential.objects.filter(provider=_locked(slug), id=credential_id).delete()[0]:
+        raise NotFound(f"{slug} has no credential {credential_id}.")
+    catalog_changed()
+
+
+def find_provider(slug: str) -> Provider:
+    """The row, or `NotFound`."""
+    row = Provider.objects.filter(slug=slug).prefetch_related("credentials").first()
+    if row is None:
+        raise NotFound(f"There is no provider {slug!r}.")
+    return row
+
+
+def _locked(slug: str) -> Provider:
+    row = Provider.objects.select_for_update().filter(slug=slug).first()
+    if row is None:
+        raise NotFound(f"There is no provider {slug!r}.")
+    return row
+
+
+def _check_address(settings: ProviderSettings) -> None:
+    if settings.get("base_url"):
+        check_base_url(settings["base_url"])
+
+
+def _check(row: Provider) -> None:
+    row.full_clean(validate_unique=False, validate_constraints=False)
+    if row.kind == Kind.OPENAI_COMPATIBLE and not row.base_url:
+        raise InvalidRequest("A provider of kind openai_compatible needs its address.", param="base_url")
+
+
+def _add_credential(row: Provider, secret: Mapping[str, str], label: str) -> ProviderCredential:
+    _check_secret(Kind(row.kind), secret)
+    credential = ProviderCredential(id=uuid.uuid4(), provider=row, label=label, hint=_hint(secret))
+    credential.sealed = sealer().seal(secret, tenant=PLATFORM, table="provider_credential", row=str(credential.id))
+    credential.save(force_insert=True)
+    return credential
+
+
+def _check_secret(kind: Kind, secret: Mapping[str, str]) -> None:
+    alternatives = SECRETS[kind]
+    if not alternatives:
+        raise InvalidRequest(f"Providers of kind {kind.value} take no secret.", param="secret")
+    if frozenset(secret) not in alternatives:
+        wanted = ", or ".join(" and ".join(sorted(each)) for each in alternatives)
+        raise InvalidRequest(f"The secret of a provider of kind {kind.value} is {wanted}.", param="secret")
+    for name, value in secret.items():
+        is_text = name == "service_account"  # JSON, of several lines
+        if not value or not value.isascii() or not (is_text or (value.isprintable() and " " not in value)):
+            raise InvalidRequest(
+                f"`{name}` is empty or holds white space or letters that cannot be sent; was it copied whole?",
+                param=f"secret.{name}",
+            )
+
+
+def _hint(secret: Mapping[str, str]) -> str:
+    told = secret.get("api_key") or secret.get("aws_access_key_id") or ""
+    return told[-4:] if len(told) >= 12 else ""  # of a short one, four letters would be too many

@@ -1,0 +1,111 @@
+"""The one ASGI application: the data plane takes its paths first, Django gets everything else.
+
+Owns the lifespan of the data plane in this process and the operational paths (`/livez`, `/readyz`, `/metrics`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup(set_prefix=False)
+
+import orjson  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+
+from core.metrics import exposition  # noqa: E402
+from embeddings.runtime import Limits, Runtime  # noqa: E402
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_django = ASGIHandler()
+_runtime: Runtime | None = None
+
+
+async def application(scope: Message, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        path: str = scope["path"]
+        if path.startswith(("/v1/", "/api/v1/embeddings")):
+            assert _runtime is not None, "the server must run the lifespan"
+            await _runtime.door(scope, receive, send)
+        elif path in _OPERATIONAL:
+            await _send(send, *await _OPERATIONAL[path]())
+        else:
+            await _django(scope, receive, send)  # type: ignore[arg-type]
+    elif scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    else:
+        await receive()
+        await send({"type": "websocket.close", "code": 4404})
+
+
+async def drain(grace_s: float) -> None:
+    """Refuses new data-plane requests and waits for those under way; the server stops afterwards."""
+    if _runtime is not None:
+        await _runtime.door.drain(grace_s)
+
+
+def limits_from_settings() -> Limits:
+    quiver = settings.QUIVER
+    return Limits(
+        database_url=quiver.database_url,
+        redis_url=quiver.redis_url,
+        deadline_s=quiver.deadline_ms / 1000,
+        max_body_bytes=quiver.max_body_bytes,
+        max_tokens_per_request=quiver.max_tokens_per_request,
+        ledger_wait_s=quiver.ledger_wait_ms / 1000,
+        poll_s=quiver.poll_seconds,
+        stale_s=quiver.snapshot_stale_seconds,
+        metric_tenants=quiver.metric_tenants,
+    )
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    global _runtime
+    await receive()
+    _runtime = Runtime(limits_from_settings())
+    await _runtime.start()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await _runtime.stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _livez() -> tuple[int, bytes, bytes]:
+    return 200, b"application/json", b'{"status":"ok"}'
+
+
+async def _readyz() -> tuple[int, bytes, bytes]:
+    assert _runtime is not None
+    found = _runtime.readiness()
+    # Without Redis everything still works, only changes take a second longer.
+    is_ready = all(state == "ok" for name, state in found.items() if name != "redis")
+    body = orjson.dumps({"status": "ok" if is_ready else "unavailable", "dependencies": found})
+    return 200 if is_ready else 503, b"application/json", body
+
+
+async def _metrics() -> tuple[int, bytes, bytes]:
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    body = await asyncio.get_running_loop().run_in_executor(None, exposition, directory)
+    return 200, b"text/plain; version=0.0.4; charset=utf-8", body
+
+
+_OPERATIONAL = {"/livez": _livez, "/readyz": _readyz, "/metrics": _metrics}
+
+
+async def _send(send: Send, status: int, content_type: bytes, body: bytes) -> None:
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

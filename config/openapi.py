@@ -1,0 +1,77 @@
+"""What drf-spectacular cannot see: how a key is sent, and the errors that every path may answer with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+
+from core.errors import public_errors
+
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457. `code` is stable; `docs/errors.md` lists all.",
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "For people: what is wrong and what to do."},
+        "code": {"type": "string", "enum": sorted({error.code for error in public_errors()})},
+        "request_id": {"type": "string", "format": "uuid"},
+        "errors": {
+            "type": "object",
+            "description": "Messages by field.",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+    "example": {
+        "type": "urn:quiver:error:unknown_field",
+        "title": "Unknown field",
+        "status": 400,
+        "detail": "nmae: There is no such field; known are name, slug, tier.",
+        "code": "unknown_field",
+        "request_id": "0199e0c4-7a52-7c3e-8f52-0d6d1f5f3a11",
+        "errors": {"nmae": ["There is no such field; known are name, slug, tier."]},
+    },
+}
+_STATUSES = {
+    "400": "A field or parameter is missing, wrong or unknown; `errors` names it.",
+    "401": "No key, or one that is mistyped, unknown, revoked or expired.",
+    "403": "The key lacks a scope or may not be used from here, or the tenant is suspended.",
+    "404": "There is no such thing, or it is another tenant's.",
+    "409": "The state of things does not allow it now.",
+    "422": "A model did not pass its probes.",
+}
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "tenants.authentication.ApiKeyAuthentication"
+    name = "ApiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "`qv_live_…`; `X-API-Key` is taken as well."}
+
+
+def describe_errors(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Adds the problem answers to every operation that needs a key."""
+    result["components"]["schemas"]["Problem"] = _PROBLEM
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, operations in result["paths"].items():
+        for method, operation in operations.items():
+            for status in _possible(path, method):
+                operation["responses"][status] = {"description": _STATUSES[status], "content": content}
+    return result
+
+
+def _possible(path: str, method: str) -> list[str]:
+    if not path.startswith("/api/v1/"):
+        return []
+    found = ["400", "401", "403"]
+    if "{" in path or method == "post":
+        found.append("404")
+    if method != "get":
+        found.append("409")
+    if path.startswith("/api/v1/embedding-models/catalog") and method in ("post", "put", "patch"):
+        found.append("422")
+    return found

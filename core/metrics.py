@@ -1,0 +1,60 @@
+"""The metrics of the house (names are part of the public contract), and the rule that labels are bounded.
+
+Owns the Prometheus objects. Several processes share them through files (`PROMETHEUS_MULTIPROC_DIR`).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+requests = Counter(
+    "embedding_requests_total", "Requests that ended, by outcome.", ["tenant", "model", "provider", "status"]
+)
+request_seconds = Histogram(
+    "embedding_request_duration_seconds", "From the first byte to the answer.", ["model", "provider"], buckets=_SECONDS
+)
+provider_seconds = Histogram(
+    "embedding_provider_duration_seconds", "One call to a provider.", ["model", "provider"], buckets=_SECONDS
+)
+tokens = Counter("embedding_tokens_total", "Tokens charged.", ["tenant", "model", "provider"])
+cost = Counter("embedding_cost_usd_total", "USD charged.", ["tenant", "model", "provider"])
+errors = Counter("embedding_errors_total", "Calls to providers that failed.", ["model", "provider", "error_type"])
+batch_items = Histogram(
+    "embedding_batch_items",
+    "Texts in one call to a provider.",
+    ["provider"],
+    buckets=(1, 2, 4, 8, 16, 32, 96, 256, 1024, 2048),
+)
+ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
+ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
+model_state = Gauge(
+    "embedding_model_state", "1 for the state a model is in.", ["model", "state"], multiprocess_mode="mostrecent"
+)
+
+
+class BoundedLabel:
+    """Lets the first `most` values through and calls all others `other`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._most:
+            return "other"
+        self._seen.add(value)
+        return value
+
+
+def exposition(directory: str | None) -> bytes:
+    """All metrics as Prometheus reads them, those of all processes if they share a directory."""
+    if directory is None:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,121 @@
+"""Answers of the data plane as bytes: OpenAI's form, with Quiver's own part beside it.
+
+Owns the wire's form of answers and errors. Floats are written so that they read back to the same float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+import pybase64
+
+from catalog.deployments import Deployment
+from core.errors import QuiverError
+from core.money import usd_text
+from embeddings.gateway import Answer
+from providers.base import Vectors
+
+Headers = list[tuple[bytes, bytes]]
+# Numbers of floats that take about a millisecond to write.
+HEAVY_FLOATS, HEAVY_BASE64 = 32_768, 1_000_000
+
+
+def write_data(vectors: Vectors, *, base64: bool) -> bytes:
+    """The `data` array."""
+    if base64:
+        flat = np.ascontiguousarray(vectors, dtype="<f4")
+        return b",".join(
+            b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, pybase64.b64encode(row))
+            for index, row in enumerate(flat)
+        )
+    return b",".join(
+        b'{"object":"embedding","index":%d,"embedding":%b}'
+        % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+        for index, row in enumerate(np.ascontiguousarray(vectors))
+    )
+
+
+def write_answer(answer: Answer, data: bytes) -> bytes:
+    usage, deployment = answer.usage, answer.deployment
+    rest: dict[str, Any] = {
+        "model": deployment.name,
+        "usage": {"prompt_tokens": usage.tokens, "total_tokens": usage.tokens},
+        "quiver": {
+            "provider": deployment.provider,
+            "model": deployment.name,
+            "space": deployment.space,
+            "dimensions": answer.dimensions,
+            "cost_usd": usd_text(usage.cost_nano),
+            "cached": usage.cached,
+            "attempts": [
+                {"model": a.model, "provider": a.provider, "outcome": a.outcome, "ms": a.ms} for a in answer.attempts
+            ],
+            "request_id": usage.id,
+        },
+    }
+    deprecation = deprecation_of(deployment)
+    if deprecation is not None:
+        rest["quiver"]["deprecation"] = deprecation
+    return b'{"object":"list","data":[%b],%b' % (data, orjson.dumps(rest)[1:])
+
+
+def headers_of(answer: Answer) -> Headers:
+    usage, deployment = answer.usage, answer.deployment
+    headers = [
+        (b"x-embedding-model", deployment.name.encode()),
+        (b"x-embedding-provider", deployment.provider.encode()),
+        (b"x-embedding-space", deployment.space.encode()),
+        (b"x-embedding-dimensions", b"%d" % answer.dimensions),
+        (b"x-embedding-cost-usd", usd_text(usage.cost_nano).encode()),
+        (b"x-embedding-cached", b"%d/%d" % (usage.cached, usage.items)),
+        (b"x-embedding-attempts", b"%d" % len(answer.attempts)),
+    ]
+    if deployment.sunset_at is not None:
+        headers.append((b"sunset", f"{deployment.sunset_at:%a, %d %b %Y %H:%M:%S} GMT".encode()))  # RFC 8594
+    if deployment.deprecated_at is not None:
+        headers.append((b"deprecation", b"@%d" % int(deployment.deprecated_at.timestamp())))  # RFC 9745
+    if deployment.successor is not None:
+        headers.append((b"link", f'</v1/models/{deployment.successor}>; rel="successor-version"'.encode()))
+    return headers
+
+
+def deprecation_of(deployment: Deployment) -> dict[str, str | None] | None:
+    if deployment.deprecated_at is None:
+        return None
+    return {
+        "date": rfc3339(deployment.deprecated_at),
+        "sunset": rfc3339(deployment.sunset_at),
+        "successor": deployment.successor,
+    }
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_error(error: QuiverError, request_id: str) -> tuple[bytes, Headers]:
+    """The body in OpenAI's form, and the headers that go with it."""
+    extra: Mapping[str, Any] = error.extra
+    body: dict[str, Any] = {
+        "message": error.message,
+        "type": error.kind,
+        "code": error.code,
+        "param": error.param,
+        "request_id": request_id,
+        **extra,
+    }
+    headers: Headers = []
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    attempts: Sequence[object] = extra.get("attempts", ())
+    if error.status == 402 or len(attempts) > 1:
+        # Quiver has tried all there is; another try of the client's SDK would only multiply the calls.
+        headers.append((b"x-should-retry", b"false"))
+    elif error.status == 503 and error.code == "draining":
+        headers.append((b"x-should-retry", b"true"))
+    return orjson.dumps({"error": body}), headers

@@ -1,0 +1,297 @@
+"""The data plane's HTTP door: `/v1/*` as a plain ASGI callable. Knows the wire and nothing else.
+
+Translates: bytes into a checked request, an answer or an error of `core.errors` into bytes. Who may ask is
+`configuration` and `tenants.scopes`; what is answered is `gateway`.
+
+Failure: an exception that is no `QuiverError` is a defect: logged with the request id, answered as 500.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+from core import errors
+from core.clock import unix_ms
+from core.ids import uuid7_text
+from embeddings import answers, listing, requests
+from embeddings.configuration import Configuration
+from embeddings.gateway import Answer, Call, Gateway
+from embeddings.observing import Observer
+from embeddings.snapshot import TenantSnapshot
+from providers.heavy import off_loop
+from tenants.keys import is_well_formed
+from tenants.scopes import Scope, allows
+from tenants.snapshots import KeyGrant
+
+log = logging.getLogger(__name__)
+
+Scope_ = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RequestHeaders = Mapping[bytes, bytes]
+
+_EMBEDDINGS = ("/v1/embeddings", "/api/v1/embeddings")
+_LONGEST_HEADER = 300
+_HEAVY_BODY = 262_144  # bytes; about a millisecond of decoding
+# Clients that are cut off before they have sent anything much do not read the refusal.
+_READ_BEFORE_REFUSING = 1024 * 1024
+
+
+class Door:
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        configuration: Configuration,
+        observer: Observer,
+        deadline_s: float,
+        most_body_bytes: int,
+    ) -> None:
+        self._gateway = gateway
+        self._configuration = configuration
+        self._observer = observer
+        self._deadline_s = deadline_s
+        self._most_body_bytes = most_body_bytes
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._is_draining = False
+
+    async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        created_ms = unix_ms()
+        request_id = uuid7_text(created_ms)
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            status, headers, body = await self._answer(scope, receive, request_id, created_ms, started)
+        finally:
+            self._under_way.discard(task)
+        headers += (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            (b"cache-control", b"private, no-store"),
+        )
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new requests, lets those under way finish within `grace_s`, then refuses them as well."""
+        self._is_draining = True
+        deadline = time.monotonic() + grace_s
+        while self._under_way and time.monotonic() < deadline:
+            await asyncio.wait(self._under_way, timeout=deadline - time.monotonic())
+        for task in list(self._under_way):
+            task.cancel()
+
+    def statistics(self) -> dict[str, int]:
+        return {"under_way": len(self._under_way)}
+
+    async def _answer(
+        self, scope: Scope_, receive: Receive, request_id: str, created_ms: int, started: float
+    ) -> tuple[int, answers.Headers, bytes]:
+        """Status, headers, body; whatever happens."""
+        error: errors.QuiverError
+        seen = _Seen()
+        try:
+            if self._is_draining:
+                raise _draining()
+            return await self._route(scope, receive, request_id, created_ms, started, seen)
+        except errors.QuiverError as refused:
+            error = refused
+        except asyncio.CancelledError:
+            if not self._is_draining:
+                raise
+            error = _draining()
+        except Exception:
+            log.exception("request %s failed", request_id)
+            error = errors.InternalError("An error of ours; the request id finds it in the log.")
+        if not seen.by_gateway:
+            self._observer.refused(seen.tenant, request_id, error.code, round((time.monotonic() - started) * 1000, 3))
+        body, headers = answers.write_error(error, request_id)
+        return error.status, headers, body
+
+    async def _route(
+        self, scope: Scope_, receive: Receive, request_id: str, created_ms: int, started: float, seen: _Seen
+    ) -> tuple[int, answers.Headers, bytes]:
+        path, method = scope["path"], scope["method"]
+        headers: RequestHeaders = dict(scope["headers"])
+        if path in _EMBEDDINGS:
+            _require_method(method, "POST")
+            key, snapshot = await self._authenticate(scope, headers, seen, Scope.EMBEDDINGS)
+            _check_agent(headers, key)
+            return await self._embed(
+                headers,
+                receive,
+                Call(request_id, created_ms, key, snapshot, started, started + self._timeout_s(headers)),
+                seen,
+            )
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            _require_method(method, "GET")
+            key, snapshot = await self._authenticate(scope, headers, seen, Scope.MODELS_READ, Scope.EMBEDDINGS)
+            now = datetime.now(UTC)
+            if path == "/v1/models":
+                return 200, [], listing.list_models(snapshot, key, now)
+            return 200, [], listing.get_model(snapshot, key, path.removeprefix("/v1/models/"), now)
+        if path in tuple(f"{p}/estimate" for p in _EMBEDDINGS):
+            _require_method(method, "POST")
+            raise errors.NotSupported("Estimates are not served by this build yet.")
+        raise errors.NotFound(f"There is no {path[:100]} here; see /api/docs.")
+
+    async def _embed(
+        self, headers: RequestHeaders, receive: Receive, call: Call, seen: _Seen
+    ) -> tuple[int, answers.Headers, bytes]:
+        if b"idempotency-key" in headers:
+            raise errors.NotSupported("`Idempotency-Key` is not served by this build yet.", param="Idempotency-Key")
+        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if content_type != b"application/json":
+            raise errors.UnsupportedMediaType(
+                "Send the body as `Content-Type: application/json`.", param="Content-Type"
+            )
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise errors.UnsupportedMediaType("Send the body uncompressed.", param="Content-Encoding")
+        body = await self._read(headers, receive, call.deadline)
+        space = headers.get(b"x-require-embedding-space", b"")[:_LONGEST_HEADER].decode("latin-1")
+        if len(body) > _HEAVY_BODY:
+            request = await off_loop(requests.decode, body, required_space=space)
+        else:
+            request = requests.decode(body, required_space=space)
+        seen.by_gateway = True
+        answer = await self._gateway.embed(request, call)
+        return 200, answers.headers_of(answer), await self._write(answer, base64=request.base64)
+
+    async def _write(self, answer: Answer, *, base64: bool) -> bytes:
+        write = partial(answers.write_data, answer.vectors, base64=base64)
+        is_heavy = answer.vectors.size > (answers.HEAVY_BASE64 if base64 else answers.HEAVY_FLOATS)
+        data = await off_loop(write) if is_heavy else write()
+        return answers.write_answer(answer, data)
+
+    async def _read(self, headers: RequestHeaders, receive: Receive, deadline: float) -> bytes:
+        """The body, refused while it is being read once it is too large."""
+        most = self._most_body_bytes
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:15]) > most:
+            most = _READ_BEFORE_REFUSING
+        parts: list[bytes] = []
+        size, is_complete = 0, False
+        while not is_complete:
+            message = await _receive_by(deadline, receive)
+            if message["type"] == "http.disconnect":  # what came may look complete without being it
+                raise errors.InvalidRequest("The client left before its body was complete.")
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise errors.RequestTooLarge(f"The body may have {self._most_body_bytes} bytes; split it.")
+            parts.append(part)
+            is_complete = not message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _authenticate(
+        self, scope: Scope_, headers: RequestHeaders, seen: _Seen, *any_of: Scope
+    ) -> tuple[KeyGrant, TenantSnapshot]:
+        text = _credential(headers)
+        digest = hashlib.sha256(text).digest()
+        found = self._configuration.known(digest)
+        if found is None:
+            if not is_well_formed(text.decode("latin-1")):
+                raise errors.InvalidApiKey("This is no API key of Quiver's; is it complete?")
+            found = await self._configuration.find(digest)
+        key, snapshot = found
+        seen.tenant = snapshot.config.slug
+        if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+            raise errors.InvalidApiKey("This API key has expired.")
+        if snapshot.config.is_suspended:
+            raise errors.TenantSuspended("This tenant is suspended; its owner can ask the platform's operator why.")
+        if not any(allows(key.scopes, wanted) for wanted in any_of):
+            raise errors.KeyNotPermitted(f"This key lacks the scope `{any_of[0]}`.")
+        if key.networks and not _is_within(scope.get("client"), key):
+            raise errors.KeyNotPermitted("This key may not be used from this address.")
+        return key, snapshot
+
+    def _timeout_s(self, headers: RequestHeaders) -> float:
+        """`X-Request-Timeout-Ms` shortens the deadline and never lengthens it."""
+        asked = headers.get(b"x-request-timeout-ms")
+        if asked is None:
+            return self._deadline_s
+        if not asked.isdigit() or not int(asked[:12]) > 0:
+            raise errors.InvalidRequest(
+                "`X-Request-Timeout-Ms` must be a whole number of milliseconds.", param="X-Request-Timeout-Ms"
+            )
+        return min(self._deadline_s, int(asked[:12]) / 1000)
+
+
+class _Seen:
+    """What is known of a request when it fails, for its log line."""
+
+    __slots__ = ("by_gateway", "tenant")
+
+    def __init__(self) -> None:
+        self.tenant = ""
+        self.by_gateway = False  # then the gateway has told the observer already
+
+
+async def _receive_by(deadline: float, receive: Receive) -> MutableMapping[str, Any]:
+    """The next message. A bare timer, because `asyncio.timeout` costs four times as much on every request."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_late = False
+
+    def expire() -> None:
+        nonlocal is_late  # the clock cannot tell: loops fire timers up to some milliseconds early
+        is_late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), expire)
+    try:
+        return await receive()
+    except asyncio.CancelledError:
+        if not is_late:
+            raise
+        task.uncancel()
+        raise errors.InvalidRequest("The body did not arrive before the deadline.") from None
+    finally:
+        timer.cancel()
+
+
+def _draining() -> errors.Draining:
+    return errors.Draining("This process is stopping; try again.", retry_after=1)
+
+
+def _require_method(method: str, wanted: str) -> None:
+    if method != wanted:
+        raise errors.MethodNotAllowed(f"Only {wanted} is served here.")
+
+
+def _credential(headers: RequestHeaders) -> bytes:
+    authorization = headers.get(b"authorization", b"")
+    if authorization[:7].lower() == b"bearer ":
+        return authorization[7:].strip()
+    return headers.get(b"x-api-key", b"")
+
+
+def _is_within(client: tuple[str, int] | None, key: KeyGrant) -> bool:
+    if client is None:
+        return False
+    try:
+        address = ip_address(client[0].partition("%")[0])
+    except ValueError:
+        return False  # a socket without an address is nowhere
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return any(plain in network for network in key.networks)
+
+
+def _check_agent(headers: RequestHeaders, key: KeyGrant) -> None:
+    agent = headers.get(b"x-agent-id")
+    if agent is None or agent.decode("latin-1") == key.agent_id:
+        return
+    if key.agent_id:
+        raise errors.KeyNotPermitted("This key is bound to another agent.", param="X-Agent-Id")
+    raise errors.NotFound("No such agent is registered for this tenant.", param="X-Agent-Id")

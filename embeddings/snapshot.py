@@ -1,0 +1,66 @@
+"""`TenantSnapshot`: everything a request needs to know of its tenant, in one frozen value that is swapped whole.
+
+Owns how catalogue and configuration are put together and looked up by the names that callers use. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from uuid import UUID
+
+from catalog.deployments import Catalog, Deployment
+from tenants.snapshots import ConfiguredModel, TenantConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One model as one tenant may use it."""
+
+    deployment: Deployment
+    configured: ConfiguredModel
+
+    def price_at(self, moment: datetime) -> int | None:
+        """Nano-dollars per million tokens: the tenant's own price, else the catalogue's in force; None: unpriced."""
+        own = self.configured.nano_per_million
+        return self.deployment.price_at(moment) if own is None else own
+
+
+@dataclass(frozen=True)
+class TenantSnapshot:
+    config: TenantConfig
+    catalog_version: int
+    choices: tuple[Choice, ...]  # the preferred first: by priority, then the one configured first
+
+    @cached_property
+    def by_model_id(self) -> dict[UUID, Choice]:
+        return {choice.deployment.model_id: choice for choice in self.choices}
+
+    @cached_property
+    def by_name(self) -> dict[str, tuple[Choice, ...]]:
+        """By name and by the vendor's identifier, whole; then by `provider/name`."""
+        plain: dict[str, list[Choice]] = {}
+        qualified: dict[str, list[Choice]] = {}
+        for choice in self.choices:
+            for name in {choice.deployment.name, choice.deployment.identifier}:
+                plain.setdefault(name, []).append(choice)
+                qualified.setdefault(f"{choice.deployment.provider}/{name}", []).append(choice)
+        return {name: tuple(found) for name, found in (qualified | plain).items()}
+
+    @cached_property
+    def default(self) -> Choice | None:
+        return next((choice for choice in self.choices if choice.configured.is_default), None)
+
+
+def compose(catalog: Catalog, config: TenantConfig) -> TenantSnapshot:
+    """A configured model whose catalogue row is removed is left out."""
+    return TenantSnapshot(config, catalog.version, tuple(_choices(catalog, config.models)))
+
+
+def _choices(catalog: Catalog, models: Iterable[ConfiguredModel]) -> Iterable[Choice]:
+    for configured in sorted(models, key=lambda m: -m.priority):
+        deployment = catalog.deployments.get(configured.model_id)
+        if deployment is not None:
+            yield Choice(deployment, configured)

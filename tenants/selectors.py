@@ -1,0 +1,37 @@
+"""Reads of tenants' rows that have a name. What is a tenant's takes the tenant first."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from core.errors import NotFound
+from tenants.models import ApiKey, Tenant, TenantModel
+
+
+def find_tenant(tenant_id: UUID) -> Tenant:
+    """The row, or `NotFound`."""
+    row = Tenant.objects.filter(id=tenant_id).first()
+    if row is None:
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    return row
+
+
+def keys_of(tenant_id: UUID | None) -> QuerySet[ApiKey]:
+    """The keys of a tenant, or of the platform."""
+    return ApiKey.objects.filter(tenant_id=tenant_id)
+
+
+def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:
+    """A key of the tenant, or, for the platform, any key; else `NotFound`."""
+    found = ApiKey.objects.filter(id=key_id)
+    row = (found if tenant_id is None else found.filter(tenant_id=tenant_id)).first()
+    if row is None:
+        raise NotFound(f"There is no API key {key_id}.")
+    return row
+
+
+def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
+    """A tenant's models with their catalogue rows."""
+    return TenantModel.objects.filter(tenant_id=tenant_id).select_related("model__provider")

@@ -1,0 +1,193 @@
+"""What all tests share: the servers of the run, parties to tell stories about, and clients that speak for them.
+
+Three tenants: acme, globex, and mallory, who has every right of her own and tries to reach what is others'.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks
+
+from tests.services import Services, of_run, of_worker
+
+_services: Services | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Comes before pytest-django's own hook, which then finds settings that are loaded."""
+    global _services
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        _services = Services()
+        _services.start()
+        os.environ.update(_services.environment())
+    else:
+        os.environ.update(of_worker(worker, of_run()))
+    import django
+    from django.conf import settings
+
+    settings.DATABASES["default"]["OPTIONS"].pop("pool")  # a database with pooled connections cannot be dropped
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.STATIC_ROOT = None  # whitenoise would warn of its absence at every client
+    django.setup()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _services is not None:
+        _services.stop()
+
+
+@dataclass(frozen=True)
+class Party:
+    """A tenant, its key with all of its rights, and a client that sends it."""
+
+    id: UUID
+    slug: str
+    key: str
+    key_id: UUID
+    api: Any
+
+
+def client(key: str | None) -> Any:
+    """A client of `/api/v1` that sends this key."""
+    from rest_framework.test import APIClient
+
+    return APIClient(headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
+@pytest.fixture
+def as_key() -> Callable[[str | None], Any]:
+    return client
+
+
+@pytest.fixture
+def mint(db: None) -> Callable[..., str]:
+    """Mints a key for a tenant (None: the platform) with these scopes and restrictions, and returns its text."""
+    from tenants.minting import mint_key
+    from tenants.rights import Rights
+
+    def minted(tenant_id: UUID | None, *scopes: str, **restrictions: Any) -> str:
+        return mint_key(tenant_id=tenant_id, name="a key", rights=Rights(frozenset(scopes), **restrictions))[1]
+
+    return minted
+
+
+def make_party(slug: str) -> Party:
+    """A tenant with a key that has all of its rights."""
+    from tenants.minting import mint_key
+    from tenants.rights import Rights
+    from tenants.services import add_tenant
+
+    tenant = add_tenant(name=slug.title(), slug=slug)
+    row, key = mint_key(tenant_id=tenant.id, name="all", rights=Rights(frozenset({"admin"})))
+    return Party(tenant.id, slug, key, row.id, client(key))
+
+
+@pytest.fixture
+def acme(db: None) -> Party:
+    return make_party("acme")
+
+
+@pytest.fixture
+def globex(db: None) -> Party:
+    return make_party("globex")
+
+
+@pytest.fixture
+def mallory(db: None) -> Party:
+    return make_party("mallory")
+
+
+@pytest.fixture
+def operator(mint: Callable[..., str]) -> Any:
+    """A client of the platform's operator."""
+    return client(mint(None, "operator"))
+
+
+@pytest.fixture
+def add_model(db: None) -> Callable[..., Any]:
+    """Adds an available model of the provider `vendor`, priced unless told otherwise."""
+    from catalog.models import Provider
+    from catalog.services import add_model, find_model, move_model
+    from catalog.upstreams import add_provider
+
+    def added(name: str = "small", *, state: str = "available", **facts: Any) -> Any:
+        provider = facts.pop("provider", "vendor")
+        if not Provider.objects.filter(slug=provider).exists():
+            add_provider(slug=provider, kind="openai", secret={"api_key": "sk-of-the-tests"})
+        facts = {"identifier": name, "dimensions": 8, "cost_per_million_tokens": Decimal("0.02"), **facts}
+        row = add_model(provider=provider, name=name, **facts)
+        way = {"draft": (), "testing": ("testing",), "available": ("testing", "available")}
+        for step in way.get(state, ("testing", "available", state)):
+            move_model(model_id=row.id, to=step)
+        return find_model(row.id)
+
+    return added
+
+
+@pytest.fixture
+def committed(
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> Callable[[], AbstractContextManager[list[Callable[[], Any]]]]:
+    """Runs what is to happen after the commit, inside a test that never commits."""
+    return lambda: django_capture_on_commit_callbacks(execute=True)
+
+
+@pytest.fixture
+def changes() -> Iterator[Callable[[], list[Any]]]:
+    """What was published to the data planes since the last look."""
+    from django_redis import get_redis_connection
+
+    from core.changes import CHANNEL, decode
+
+    with get_redis_connection("default").pubsub() as listener:
+        listener.subscribe(CHANNEL)
+        assert listener.get_message(timeout=5)["type"] == "subscribe"
+
+        def heard() -> list[Any]:
+            # A marker of our own ends the wait: what was published before it has arrived.
+            get_redis_connection("default").publish(CHANNEL, b"end")
+            found = []
+            while (message := listener.get_message(timeout=5)) and message["data"] != b"end":
+                found.append(decode(message["data"]))
+            return found
+
+        yield heard
+
+
+@pytest.fixture
+def at_once() -> Callable[..., list[Any]]:
+    """Runs functions in threads of their own, released together; returns what each returned or raised."""
+    from django.db import connection
+
+    def run(*functions: Callable[[], Any]) -> list[Any]:
+        barrier = threading.Barrier(len(functions))
+        outcomes: list[Any] = [None] * len(functions)
+
+        def one(index: int) -> None:
+            connection.ensure_connection()  # connecting takes longer than what is raced for
+            barrier.wait(30)
+            try:
+                outcomes[index] = functions[index]()
+            except Exception as error:
+                outcomes[index] = error
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=one, args=(index,)) for index in range(len(functions))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return outcomes
+
+    return run

@@ -1,0 +1,112 @@
+"""In-memory stand-ins for the gateway's ports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from billing.ledger import CallRecord, UsageRecord
+from core.errors import LedgerUnavailable
+from providers.base import EmbedAnswer, EmbedCall, Endpoint, EndpointRefused, Vectors
+from providers.failures import FailureKind, ProviderFailure
+
+Behaviour = Callable[[EmbedCall], EmbedAnswer]
+
+
+class FakeLedger:
+    """Rows in a dictionary by id: a row that is there stays, as in the real one."""
+
+    def __init__(self) -> None:
+        self.rows: dict[object, UsageRecord] = {}
+        self.calls: dict[object, CallRecord] = {}
+        self.is_up = True
+        self.fails_at_commit = False
+
+    async def ready(self, *, within_s: float) -> None:
+        if not self.is_up:
+            raise LedgerUnavailable("down")
+
+    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None:
+        if self.fails_at_commit:
+            raise LedgerUnavailable("went down")
+        self.note(usage, calls)
+
+    def note(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None:
+        self.rows.setdefault(usage.id, usage)
+        for each in calls:
+            self.calls.setdefault(each.id, each)
+
+
+class FakeProvider:
+    """Answers as it was told, and remembers what it was asked."""
+
+    def __init__(self, endpoint: Endpoint, behaviour: Behaviour) -> None:
+        self.endpoint = endpoint
+        self.behaviour = behaviour
+        self.asked: list[EmbedCall] = []
+        self.timeouts: list[float] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def embed(self, call: EmbedCall, *, timeout_s: float) -> EmbedAnswer:
+        self.asked.append(call)
+        self.timeouts.append(timeout_s)
+        await self.gate.wait()
+        return self.behaviour(call)
+
+
+class FakeProviders:
+    """One provider for each slug and credential; all answer rightly until told otherwise."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[str, str], FakeProvider] = {}
+        self.behaviours: dict[str, Behaviour] = {}
+        self.refused: set[str] = set()
+
+    def get(self, endpoint: Endpoint) -> FakeProvider:
+        if endpoint.slug in self.refused:
+            raise EndpointRefused(f"{endpoint.slug}: no api_key")
+        key = (endpoint.slug, endpoint.credential_id)
+        if key not in self.made:
+            self.made[key] = FakeProvider(endpoint, lambda call: self.behaviours.get(endpoint.slug, right())(call))
+        return self.made[key]
+
+    def asked(self, slug: str = "openai") -> list[EmbedCall]:
+        return [call for (name, _), provider in self.made.items() for call in provider.asked if name == slug]
+
+
+class FakeObserver:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, UsageRecord, Sequence[CallRecord]]] = []
+
+    def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None:
+        self.told.append((tenant, usage, list(calls)))
+
+
+def vectors_for(inputs: Sequence[str] | Sequence[Sequence[int]], width: int) -> Vectors:
+    """A vector that depends on its text alone, and is not of unit length."""
+    rows = [np.random.default_rng(abs(hash(repr(each))) % 2**32).standard_normal(width) for each in inputs]
+    return np.array(rows, dtype=np.float32)
+
+
+def right(*, tokens: int | None = 2, native: int | None = None) -> Behaviour:
+    """Right vectors: of the width asked for, or of `native` by a provider that knows no other."""
+    return lambda call: EmbedAnswer(vectors_for(call.inputs, native or call.width), tokens, "up-1")
+
+
+def answering(vectors: Vectors, tokens: int | None = 2) -> Behaviour:
+    return lambda call: EmbedAnswer(vectors, tokens)
+
+
+def failing(kind: FailureKind, **words: object) -> Behaviour:
+    def fail(call: EmbedCall) -> EmbedAnswer:
+        raise ProviderFailure(kind, "as told", **words)  # type: ignore[arg-type]
+
+    return fail
+
+
+def broken(call: EmbedCall) -> EmbedAnswer:
+    """A defect in an adapter."""
+    raise IndexError("a defect of an adapter")

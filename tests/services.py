@@ -1,0 +1,74 @@
+"""One throwaway PostgreSQL (with pgvector) and one Valkey for a whole run, shared by its xdist workers.
+
+They start before Django reads its settings, because their addresses are settings. Each worker has a database of its
+own (pytest-django's suffix) and a Redis database of its own number.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+from config.up.ports import free_port
+from config.up.postgres import SUPERUSER, THROWAWAY, EmbeddedPostgres
+from config.up.valkey import EmbeddedValkey
+
+_PASSWORD = "throwaway"
+_OWNER = "quiver"
+
+
+class Services:
+    """The servers of one run."""
+
+    def __init__(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
+        self._postgres = EmbeddedPostgres(self._home / "postgres", free_port(), _PASSWORD, THROWAWAY)
+        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), _PASSWORD, durable=False)
+
+    def start(self) -> None:
+        """Starts both and waits for them."""
+        self._postgres.initialise()
+        self._postgres.start()
+        self._valkey.start()
+        self._postgres.wait_until_ready()
+        self._valkey.wait_until_ready()
+        # In template1, so that the test databases made from it have pgvector.
+        self._postgres.create_database(owner=_OWNER, password=_PASSWORD, database="template1")
+        with psycopg.connect(self._postgres.url(SUPERUSER, _PASSWORD, "postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER ROLE {_OWNER} CREATEDB")
+
+    def environment(self) -> dict[str, str]:
+        """What Quiver's settings are read from."""
+        return {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
+            "DATABASE_URL": self._postgres.url(_OWNER, _PASSWORD, "quiver"),
+            "REDIS_URL": self._valkey.url(0),
+            "CELERY_BROKER_URL": self._valkey.url(0),
+            "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
+        }
+
+    def stop(self) -> None:
+        """Stops both and forgets their data."""
+        self._valkey.stop()
+        self._postgres.stop("immediate")
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def of_worker(worker: str, environment: dict[str, str]) -> dict[str, str]:
+    """The same for one xdist worker (`gw3`): a Redis database of its own."""
+    number = int(worker.removeprefix("gw")) % 15 + 1
+    return environment | {
+        name: f"{environment[name].rpartition('/')[0]}/{number}" for name in ("REDIS_URL", "CELERY_BROKER_URL")
+    }
+
+
+def of_run() -> dict[str, str]:
+    """The addresses that the run's controller put into the environment of its workers."""
+    names = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+    return {name: os.environ[name] for name in names}
