@@ -155,7 +155,7 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     @extend_schema(summary="All prices, the newest first", responses=PriceFields(many=True), filters=False)
     @action(detail=True, methods=["get"], pagination_class=KeysetPagination)
     def prices(self, request: Request, pk: UUID) -> Response:
-        rows = self.paginate_queryset(services.find_model(pk).prices.order_by(*self.ordering))
+        rows = self.paginate_queryset(services.find_model(pk).prices.order_by(*self.ordering))  # type: ignore[arg-type]
         return self.get_paginated_response(PriceFields(rows, many=True).data)
 
     @extend_schema(summary="Set the price from a moment on", request=PriceFields, responses={201: PriceFields})
@@ -229,7 +229,7 @@ class ProviderViews(GenericViewSet[Provider]):
     @extend_schema(summary="The platform's credentials there", responses=CredentialFields(many=True), filters=False)
     @action(detail=True, methods=["get"], read_scope="operator", ordering=("created_at", "id"))
     def credentials(self, request: Request, slug: str) -> Response:
-        rows = self.paginate_queryset(upstreams.find_provider(slug).credentials.order_by(*self.ordering))
+        rows = self.paginate_queryset(upstreams.find_provider(slug).credentials.order_by(*self.ordering))  # type: ignore[arg-type]
         return self.get_paginated_response(CredentialFields(rows, many=True).data)
 
     @extend_schema(summary="Add a credential to rotate over", request=NewCredential, responses={201: CredentialFields})

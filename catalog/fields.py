@@ -136,7 +136,9 @@ class Move(StrictFields):
 class PriceFields(StrictRows):
     cost_per_million_tokens = Money(min_value=0, help_text="USD per million tokens; 0 is free.")
     effective_from = serializers.DateTimeField(required=False, help_text="Now, if not given; not in the past.")
-    source = serializers.CharField(max_length=100, help_text="Where the figure comes from.")
+    source = serializers.CharField(  # type: ignore[assignment]  # DRF's own attribute of this name is the declaring field's
+        max_length=100, help_text="Where the figure comes from."
+    )
     confirm = serializers.BooleanField(
         write_only=True, required=False, help_text="Needed for more than $10 per million."
     )
@@ -175,7 +177,7 @@ class CredentialFields(StrictRows):
 
 class NewCredential(StrictFields):
     secret = SecretFields(write_only=True)
-    label = serializers.CharField(max_length=100, required=False, allow_blank=True)
+    label = serializers.CharField(max_length=100, required=False, allow_blank=True)  # type: ignore[assignment]
 
 
 class ProviderFields(StrictRows):
@@ -211,7 +213,7 @@ class ProviderFields(StrictRows):
 
 class NewProvider(ProviderFields):
     slug = serializers.CharField(max_length=63, validators=[slug_rule])
-    kind = serializers.ChoiceField(Provider._meta.get_field("kind").choices or [])
+    kind = serializers.ChoiceField(Provider._meta.get_field("kind").choices or [])  # type: ignore[assignment]
     secret = SecretFields(write_only=True, required=False)
 
 

@@ -1,4 +1,4 @@
-"""What is answered where no view of ours is: unknown paths and defects. JSON below `/api/`, Django's pages elsewhere."""
+"""What is answered where no view of ours is: unknown paths and defects. JSON below `/api/`, else Django's pages."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Model(NamedTuple):
         return self.space or self.identifier
 
 
-_OPENAI = {"tokenizer": "cl100k_base"}
+CL100K = "cl100k_base"
 _CUT = ("dimensions", "matryoshka")
 _TAKES = ("dimensions",)
 VENDORS = {
@@ -66,9 +66,9 @@ VENDORS = {
     "vertex": Kind.VERTEX,
 }
 MODELS = (
-    Model("openai", "text-embedding-3-small", 1536, 8192, "0.02", capabilities=_CUT, **_OPENAI),
-    Model("openai", "text-embedding-3-large", 3072, 8192, "0.13", capabilities=_CUT, **_OPENAI),
-    Model("openai", "text-embedding-ada-002", 1536, 8192, "0.10", **_OPENAI),
+    Model("openai", "text-embedding-3-small", 1536, 8192, "0.02", capabilities=_CUT, tokenizer=CL100K),
+    Model("openai", "text-embedding-3-large", 3072, 8192, "0.13", capabilities=_CUT, tokenizer=CL100K),
+    Model("openai", "text-embedding-ada-002", 1536, 8192, "0.10", tokenizer=CL100K),
     Model("bedrock", "amazon.titan-embed-text-v2:0", 1024, 8192, "0.02", (256, 512), _TAKES),
     Model("bedrock", "amazon.titan-embed-text-v1", 1536, 8192, "0.10"),
     Model("bedrock", "cohere.embed-english-v3", 1024, 512, "0.10", space="embed-english-v3.0"),
@@ -174,7 +174,7 @@ def _key(tenant: Tenant | None, name: str, scopes: frozenset[Scope], previous: s
         and all(allows(grant.scopes, scope) for scope in scopes)
     ):
         return previous
-    return minting.remint_key(tenant_id=tenant and tenant.id, name=name, rights=Rights(scopes))[1]
+    return minting.remint_key(tenant_id=tenant.id if tenant else None, name=name, rights=Rights(scopes))[1]
 
 
 def _demo(local: EmbeddingModel, previous_key: str | None) -> dict[str, str | None]:

@@ -21,7 +21,7 @@ from tenants.loading import grant_of
 from tenants.models import ApiKey, User
 from tenants.rights import Rights, bounded, rights_of
 from tenants.scopes import TENANT_SCOPES, Scope
-from tenants.selectors import find_key_row
+from tenants.selectors import find_key_row, keys_of
 from tenants.services import tenant_changed
 from tenants.snapshots import KeyGrant
 
@@ -51,7 +51,7 @@ def mint_key(
         if not ApiKey.objects.filter(id=creator.key_id, revoked_at=None).exists():
             raise InvalidApiKey("This API key was revoked a moment ago.")
         rights = bounded(rights, rights_of(creator))
-    return _insert(tenant_id, name, rights, created_by=created_by, created_with=creator and creator.key_id)
+    return _insert(tenant_id, name, rights, created_by=created_by, created_with=creator.key_id if creator else None)
 
 
 @transaction.atomic
@@ -79,9 +79,9 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, crea
 
 @transaction.atomic
 def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[ApiKey, str]:
-    """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new one."""
+    """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new."""
     new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
-    lost = ApiKey.objects.filter(tenant_id=tenant_id, name=name, created_with=None, revoked_at=None).exclude(id=new.id)
+    lost = keys_of(tenant_id).filter(name=name, created_with=None, revoked_at=None).exclude(id=new.id)
     ApiKey.objects.filter(created_with__in=lost).update(created_with=new)
     lost.update(revoked_at=utc_now())
     return new, text
@@ -95,7 +95,7 @@ def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
     now = utc_now()
     while ending:
         ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now)
-        found = ApiKey.objects.filter(created_with__in=ending, tenant_id=row.tenant_id, revoked_at=None)
+        found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
         ending = list(found.values_list("id", flat=True))
 
 

@@ -49,7 +49,7 @@ class ChangedLimit(LimitFields):
     scope_id = serializers.CharField(read_only=True)
 
     class Meta(LimitFields.Meta):
-        read_only_fields = (*LimitFields.Meta.read_only_fields, "scope", "measure", "period")
+        read_only_fields = (*LimitFields.Meta.read_only_fields, "scope", "measure", "period")  # type: ignore[assignment]
 
 
 class LimitFilters(django_filters.FilterSet):

@@ -68,7 +68,7 @@ class UsageWithCalls(UsageFields):
     provider_calls = CallFields(many=True)
 
     class Meta(UsageFields.Meta):
-        fields = (*UsageFields.Meta.fields, "provider_calls")
+        fields = (*UsageFields.Meta.fields, "provider_calls")  # type: ignore[assignment]
 
 
 class UsageFilters(django_filters.FilterSet):
