@@ -16,6 +16,7 @@ from catalog.models import CatalogVersion, EmbeddingModel, ProviderCredential
 from core.money import nano_from_usd
 from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
+from providers.registry import max_items
 
 log = logging.getLogger(__name__)
 PLATFORM = ""  # stands for the tenant in what a platform secret is bound to
@@ -51,6 +52,7 @@ def open_credential(credential: ProviderCredential) -> dict[str, str]:
 
 def deployment_of(row: EmbeddingModel) -> Deployment:
     """The frozen value of one row; its secrets are opened."""
+    most_items = max_items(Kind(row.provider.kind), row.identifier)
     return Deployment(
         model_id=row.id,
         name=row.name,
@@ -66,7 +68,7 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         takes_dimensions="dimensions" in row.capabilities,
         is_matryoshka="matryoshka" in row.capabilities,
         max_tokens=row.max_tokens,
-        max_items=row.provider.max_items,
+        max_items=min(row.provider.max_items, most_items or row.provider.max_items),
         max_tokens_per_call=row.provider.max_tokens_per_call,
         tokenizer=row.tokenizer,
         quality_score=None if row.quality_score is None else float(row.quality_score),

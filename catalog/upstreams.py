@@ -26,7 +26,11 @@ SECRETS: Mapping[Kind, tuple[frozenset[str], ...]] = {
     Kind.AZURE: (frozenset({"api_key"}),),
     Kind.OPENAI_COMPATIBLE: (frozenset({"api_key"}),),
     Kind.GOOGLE: (frozenset({"api_key"}),),
-    Kind.BEDROCK: (frozenset({"aws_access_key_id", "aws_secret_access_key"}), frozenset({"api_key"})),
+    Kind.BEDROCK: (
+        frozenset({"aws_access_key_id", "aws_secret_access_key"}),
+        frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"}),
+        frozenset({"api_key"}),
+    ),
     Kind.VERTEX: (frozenset({"service_account"}),),
     Kind.LOCAL: (),
 }

@@ -73,7 +73,7 @@ def test_each_kind_starts_with_its_vendors_caps(kind: str, items: int, tokens: i
         ({"kind": "oracle"}, "kind"),
         ({"kind": "openai_compatible"}, "base_url"),
         ({"kind": "local"}, "secret"),
-        ({"kind": "bedrock"}, "secret"),
+        ({"kind": "vertex"}, "secret"),
         ({"kind": "bedrock", "secret": {"aws_access_key_id": "AKIA"}}, "secret"),
         ({"secret": {}}, "secret"),
         ({"secret": {"password": "x"}}, "secret.password"),

@@ -82,38 +82,32 @@ def local_server() -> None:
     """Local models need none."""
 
 
-def _with_key(kind: Kind) -> Callable[[Any], Endpoint]:
-    return lambda fake: Endpoint(kind.value, kind, base_url=fake.base_url, secret={"api_key": fake.key}, max_items=100)
-
-
-def _bedrock(fake: bedrock.FakeBedrock) -> Endpoint:
-    secret = {"aws_access_key_id": bedrock.ACCESS_KEY_ID, "aws_secret_access_key": fake.key}
-    return Endpoint("bedrock", Kind.BEDROCK, base_url=fake.base_url, region=bedrock.REGION, secret=secret)
-
-
-def _vertex(fake: vertex.FakeVertex) -> Endpoint:
-    secret = {"service_account": fake.service_account}
-    return Endpoint("vertex", Kind.VERTEX, base_url=fake.base_url, region=vertex.REGION, secret=secret)
+def _at(kind: Kind, region: str = "") -> Callable[[Any], Endpoint]:
+    return lambda fake: Endpoint(
+        kind.value, kind, base_url=fake.base_url, region=region, secret=fake.secret, max_items=100
+    )
 
 
 def _local(fake: None) -> Endpoint:
     return Endpoint("local", Kind.LOCAL)
 
 
+BEDROCK = _at(Kind.BEDROCK, bedrock.REGION)
+VERTEX = _at(Kind.VERTEX, vertex.REGION)
 # Which server, the endpoint there, the model, its width, and whether the vendor counts tokens.
 SUBJECTS: dict[str, tuple[str, Callable[[Any], Endpoint], str, int, bool]] = {
-    "openai": ("openai_server", _with_key(Kind.OPENAI), "text-embedding-3-small", 1536, True),
-    "openai_compatible": ("openai_server", _with_key(Kind.OPENAI_COMPATIBLE), "text-embedding-3-large", 3072, True),
-    "azure": ("azure_server", _with_key(Kind.AZURE), "text-embedding-3-small", 1536, True),
-    "titan_v1": ("bedrock_server", _bedrock, bedrock.TITAN_V1, 1536, True),
-    "titan_v2": ("bedrock_server", _bedrock, bedrock.TITAN_V2, 1024, True),
-    "cohere_v3": ("bedrock_server", _bedrock, bedrock.COHERE_V3, 1024, True),
-    "cohere_v4": ("bedrock_server", _bedrock, bedrock.COHERE_V4, 1536, True),
-    "gemini": ("google_server", _with_key(Kind.GOOGLE), google.GEMINI_1, 3072, False),
-    "gemini_2": ("google_server", _with_key(Kind.GOOGLE), google.GEMINI_2, 3072, False),
-    "vertex": ("vertex_server", _vertex, vertex.TEXT_5, 768, True),
-    "vertex_gemini": ("vertex_server", _vertex, vertex.GEMINI_1, 3072, True),
-    "vertex_gemini_2": ("vertex_server", _vertex, vertex.GEMINI_2, 3072, True),
+    "openai": ("openai_server", _at(Kind.OPENAI), "text-embedding-3-small", 1536, True),
+    "openai_compatible": ("openai_server", _at(Kind.OPENAI_COMPATIBLE), "text-embedding-3-large", 3072, True),
+    "azure": ("azure_server", _at(Kind.AZURE), "text-embedding-3-small", 1536, True),
+    "titan_v1": ("bedrock_server", BEDROCK, bedrock.TITAN_V1, 1536, True),
+    "titan_v2": ("bedrock_server", BEDROCK, bedrock.TITAN_V2, 1024, True),
+    "cohere_v3": ("bedrock_server", BEDROCK, bedrock.COHERE_V3, 1024, True),
+    "cohere_v4": ("bedrock_server", BEDROCK, bedrock.COHERE_V4, 1536, True),
+    "gemini": ("google_server", _at(Kind.GOOGLE), google.GEMINI_1, 3072, False),
+    "gemini_2": ("google_server", _at(Kind.GOOGLE), google.GEMINI_2, 3072, False),
+    "vertex": ("vertex_server", VERTEX, vertex.TEXT_5, 768, True),
+    "vertex_gemini": ("vertex_server", VERTEX, vertex.GEMINI_1, 3072, True),
+    "vertex_gemini_2": ("vertex_server", VERTEX, vertex.GEMINI_2, 3072, True),
     "wordllama": ("local_server", _local, "wordllama-256", 256, True),
     "ngram": ("local_server", _local, "ngram-256", 256, True),
 }

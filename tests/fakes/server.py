@@ -2,7 +2,7 @@
 
 In a test: `with FakeX() as fake: ... fake.base_url ... fake.switch(fault="status", status=429)`.
 For other processes: `python -m tests.fakes.x --port 9000`, switched by `POST /_control` with the same words as JSON,
-read by `GET /_control` (`{"calls": [...]}`).
+read by `GET /_control` (`{"calls": [...], "secret": {...}}`).
 
 Switches: `latency_s`, `key`, `poison` (a text that contains it is refused), `fault` (each fake's `FAULTS`) with
 `status`, `body`, `headers`, `retry_after` for the fault `status`, and `times` (how many calls a fault lasts; None:
@@ -155,6 +155,11 @@ class FakeServer:
     def key(self) -> str:
         return str(self.switches.key)
 
+    @property
+    def secret(self) -> dict[str, str]:
+        """What a provider of this kind is set up with."""
+        return {"api_key": self.key}
+
     def switch(self, **words: Any) -> None:
         """Sets switches; see `Switches`."""
         unknown = words.keys() - asdict(self.switches).keys()
@@ -253,7 +258,7 @@ class FakeServer:
         return web.json_response(asdict(self.switches))
 
     async def _read_control(self, request: web.Request) -> web.Response:
-        return web.json_response({"calls": [asdict(call) for call in self.calls]})
+        return web.json_response({"calls": [asdict(call) for call in self.calls], "secret": self.secret})
 
     def _refused(self, refusal: Refusal) -> web.Response:
         headers = {**self.answer_headers("tokens_missing"), **refusal.headers()}

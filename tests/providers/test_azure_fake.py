@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import openai
 import pytest
 
 from tests.fakes.azure import FakeAzure
 from tests.fakes.openai_model import expected_vector
-
-
-@pytest.fixture(scope="module")
-def azure_server() -> Iterator[FakeAzure]:
-    with FakeAzure() as fake:
-        yield fake
-
-
-@pytest.fixture
-def azure(azure_server: FakeAzure) -> FakeAzure:
-    azure_server.reset()
-    return azure_server
 
 
 def client(fake: FakeAzure, *, key: str = "sk-fake", api_version: str = "2024-10-21") -> openai.AzureOpenAI:

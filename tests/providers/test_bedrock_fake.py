@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -22,18 +21,6 @@ from tests.fakes.bedrock import (
     FakeBedrock,
     expected_vector,
 )
-
-
-@pytest.fixture(scope="module")
-def bedrock_server() -> Iterator[FakeBedrock]:
-    with FakeBedrock() as fake:
-        yield fake
-
-
-@pytest.fixture
-def bedrock(bedrock_server: FakeBedrock) -> FakeBedrock:
-    bedrock_server.reset()
-    return bedrock_server
 
 
 def client(fake: FakeBedrock, service: str = "bedrock-runtime", *, secret: str = "sk-fake") -> Any:

@@ -13,18 +13,6 @@ from tests.fakes.google import GEMINI_1, GEMINI_2, FakeGoogle
 from tests.fakes.vectors import native_vector
 
 
-@pytest.fixture(scope="module")
-def google_server() -> Iterator[FakeGoogle]:
-    with FakeGoogle() as fake:
-        yield fake
-
-
-@pytest.fixture
-def google(google_server: FakeGoogle) -> FakeGoogle:
-    google_server.reset()
-    return google_server
-
-
 def client(fake: FakeGoogle, *, key: str = "sk-fake") -> genai.Client:
     options = types.HttpOptions(base_url=fake.base_url, retry_options=types.HttpRetryOptions(attempts=1))
     return genai.Client(api_key=key, vertexai=False, http_options=options)

@@ -226,6 +226,21 @@ async def test_a_compatible_server_needs_no_key(fake: FakeOpenAI) -> None:
     assert len(models) == 3
 
 
+@pytest.mark.parametrize("fault", ["ignores_base64", "ignores_dimensions"])
+async def test_a_compatible_server_that_ignores_a_wish_gives_right_vectors_or_none(
+    fake: FakeOpenAI, fault: str
+) -> None:
+    endpoint = Endpoint("vllm", Kind.OPENAI_COMPATIBLE, base_url=fake.base_url, secret={"api_key": fake.key})
+    fake.switch(fault=fault)
+
+    answer = await OpenAIProvider(endpoint).embed(EmbedCall(SMALL, ["x"], 256, dimensions=256), timeout_s=5)
+
+    asked_for = {"ignores_base64": 256, "ignores_dimensions": 1536}[fault]
+    np.testing.assert_array_equal(answer.vectors, [expected_vector(SMALL, "x", asked_for)])
+    with pytest.raises(ProviderFailure):
+        check_vectors(answer.vectors, count=1, width=1792 - asked_for, cut=False)
+
+
 async def test_a_list_that_is_refused_is_classified(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
     fake.switch(fault="status", status=503)
 

@@ -17,18 +17,6 @@ from tests.fakes.vectors import native_vector
 from tests.fakes.vertex import GEMINI_1, GEMINI_2, PROJECT, REGION, TEXT_5, FakeVertex
 
 
-@pytest.fixture(scope="module")
-def vertex_server() -> Iterator[FakeVertex]:
-    with FakeVertex() as fake:
-        yield fake
-
-
-@pytest.fixture
-def vertex(vertex_server: FakeVertex) -> FakeVertex:
-    vertex_server.reset()
-    return vertex_server
-
-
 def client(fake: FakeVertex, **changes: str) -> genai.Client:
     account = json.loads(fake.service_account) | changes
     options = types.HttpOptions(base_url=fake.base_url, retry_options=types.HttpRetryOptions(attempts=1))
