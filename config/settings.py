@@ -80,7 +80,12 @@ DATABASES = {
         "PASSWORD": _database.pop("password", ""),
         # Without both, a restart of the database meant 30 s hangs and then errors on stale connections.
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"pool": {"min_size": 0, "max_size": 8, "timeout": 5}, "connect_timeout": 5, **_database},
+        # A pool that keeps trying waits longer each time, and in the end longer than the database was away.
+        "OPTIONS": {
+            "pool": {"min_size": 0, "max_size": 8, "timeout": 5, "reconnect_timeout": 0.5},
+            "connect_timeout": 5,
+            **_database,
+        },
         "ATOMIC_REQUESTS": True,
     }
 }

@@ -11,6 +11,7 @@ import pytest
 from catalog.lifecycle import EDGES, legal_moves, refusal
 from catalog.models import EmbeddingModel, State
 from catalog.services import find_model, move_model
+from catalog.signals import model_moved
 from core.errors import IllegalTransition
 
 ALLOWED = {
@@ -69,3 +70,20 @@ def test_of_eight_that_move_one_row_at_once_one_wins(
     assert len(set(states)) == len(states)
     assert {type(each) for each in lost} == {IllegalTransition}
     assert find_model(row.id).state == ("deprecated" if "deprecated" in states else "unavailable")
+
+
+def test_a_move_is_told_after_its_commit(add_model: Callable[..., Any], committed: Any) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def hear(sender: object, *, was: str, now: str, **about: Any) -> None:
+        heard.append((was, now))
+
+    row = add_model()
+    model_moved.connect(hear)
+    try:
+        with committed():
+            move_model(model_id=row.id, to="unavailable")
+            assert heard == []
+    finally:
+        model_moved.disconnect(hear)
+    assert heard == [("available", "unavailable")]

@@ -14,8 +14,11 @@ from django.test.utils import CaptureQueriesContext
 
 from core.changes import Change
 from core.clock import utc_now
+from tenants.loading import grant_of
+from tenants.minting import mint_key, revoke_key
 from tenants.models import ApiKey
-from tests.conftest import Party
+from tenants.rights import Rights
+from tests.conftest import Party, make_party
 
 KEYS = "/api/v1/api-keys"
 CATALOG = "/api/v1/embedding-models/catalog"
@@ -196,7 +199,7 @@ def test_an_operator_works_for_a_tenant_with_a_key_that_it_mints(operator: Any, 
 def test_expired_revoked_and_mistyped_keys_are_401(acme: Party, mint: Callable[..., str], as_key: Any) -> None:
     expired = mint(acme.id, "models:read", expires_at=utc_now() + timedelta(days=1))
     ApiKey.objects.filter(expires_at__isnull=False).update(expires_at=utc_now())
-    for key in (expired, acme.key[:-1] + "x", "sk-openai", None):
+    for key in (expired, acme.key[:-1] + "-", "sk-openai", None):
         answer = as_key(key).get(USED)
         assert (answer.status_code, answer.json()["code"]) == (401, "invalid_api_key")
         assert answer["WWW-Authenticate"].startswith("Bearer")
@@ -247,3 +250,15 @@ def test_the_list_pages_by_cursor_at_constant_cost(acme: Party, mint: Callable[.
 def test_a_query_that_cannot_be_meant_is_refused(query: str, acme: Party) -> None:
     answer = acme.api.get(f"{KEYS}?{query}")
     assert (answer.status_code, list(answer.json()["errors"])) == (400, [query.partition("=")[0]])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_key_that_is_being_revoked_leaves_no_child_behind(at_once: Callable[..., list[Any]]) -> None:
+    acme = make_party("acme")
+    grant = grant_of(ApiKey.objects.select_related("tenant").get(id=acme.key_id))
+
+    def give_birth() -> Any:
+        return mint_key(tenant_id=acme.id, name="child", rights=Rights(frozenset({"embeddings"})), creator=grant)
+
+    at_once(*[give_birth] * 4, lambda: revoke_key(key_id=acme.key_id, tenant_id=acme.id), *[give_birth] * 4)
+    assert ApiKey.objects.filter(tenant_id=acme.id, revoked_at=None).count() == 0

@@ -10,8 +10,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from core.changes import Change
-from tenants.models import Tenant
 from tenants.loading import load_tenant
+from tenants.models import Tenant
 from tests.conftest import Party, make_party
 
 TENANTS = "/api/v1/tenants"

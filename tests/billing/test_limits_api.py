@@ -1,0 +1,93 @@
+"""`/api/v1/limits`: the rows behind quotas and budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from tests.conftest import Party
+
+LIMITS = "/api/v1/limits"
+BUDGET = {"scope": "tenant", "measure": "usd", "period": "month", "amount": "100"}
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+def test_a_limit_is_added_changed_and_forgotten(acme: Party) -> None:
+    row = acme.api.post(LIMITS, BUDGET | {"thresholds": [80, 100]}).json()
+    assert (row["amount"], row["mode"], row["scope_id"], row["thresholds"]) == ("100", "hard", "", [80, 100])
+    url = f"{LIMITS}/{row['id']}"
+    assert acme.api.patch(url, {"amount": "50.5", "mode": "soft"}).json()["amount"] == "50.5"
+    assert acme.api.put(url, acme.api.get(url).json()).status_code == 200
+    assert acme.api.delete(url).status_code == 204
+    assert acme.api.get(url).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"scope": "world"}, 400),
+        ({"measure": "words"}, 400),
+        ({"period": "year"}, 400),
+        ({"amount": "-1"}, 400),
+        ({"amount": "1.5", "measure": "tokens"}, 400),
+        ({"mode": "maybe"}, 400),
+        ({"thresholds": [0]}, 400),
+        ({"thresholds": [101]}, 400),
+        ({"scope_id": "x"}, 400),
+        ({"scope": "key"}, 400),
+        ({"scope": "key", "scope_id": "x"}, 400),
+        ({"scope": "key", "scope_id": NOBODY}, 404),
+        ({"scope": "model", "scope_id": NOBODY}, 404),
+        ({"colour": "red"}, 400),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, Any], status: int, acme: Party) -> None:
+    answer = acme.api.post(LIMITS, BUDGET | change)
+    assert (answer.status_code, answer["Content-Type"]) == (status, "application/problem+json"), answer.json()
+
+
+def test_a_limit_is_there_once_and_stays_what_it_is(acme: Party) -> None:
+    row = acme.api.post(LIMITS, BUDGET).json()
+    assert acme.api.post(LIMITS, BUDGET).json()["code"] == "already_exists"
+    assert acme.api.patch(f"{LIMITS}/{row['id']}", {"period": "day"}).status_code == 400
+
+
+def test_those_of_a_model_are_the_same_rows(acme: Party, add_model: Callable[..., Any]) -> None:
+    used = acme.api.post("/api/v1/tenant-models", {"model_id": str(add_model().id), "rate_limit_rpm": 60}).json()
+    (row,) = acme.api.get(f"{LIMITS}?scope=model").json()["results"]
+    assert (row["scope_id"], row["measure"], row["period"], row["amount"]) == (used["id"], "requests", "minute", "60")
+    acme.api.patch(f"{LIMITS}/{row['id']}", {"amount": 30})
+    assert acme.api.get(f"/api/v1/tenant-models/{used['id']}").json()["rate_limit_rpm"] == 30
+
+
+def test_mallory_reaches_no_limit_of_acmes(acme: Party, mallory: Party) -> None:
+    row = acme.api.post(LIMITS, BUDGET).json()
+    url = f"{LIMITS}/{row['id']}"
+    assert mallory.api.get(LIMITS).json()["results"] == []
+    refused = [mallory.api.get(url), mallory.api.patch(url, {"amount": "1"}), mallory.api.delete(url)]
+    assert {each.status_code for each in refused} == {404}
+    stolen = {"scope": "key", "scope_id": str(acme.key_id), "measure": "tokens", "period": "day", "amount": "1"}
+    assert mallory.api.post(LIMITS, stolen).status_code == 404
+
+
+def test_reading_and_writing_have_scopes_of_their_own(acme: Party, mint: Callable[..., str], as_key: Any) -> None:
+    reader, writer = as_key(mint(acme.id, "usage:read")), as_key(mint(acme.id, "billing:write"))
+    assert (reader.get(LIMITS).status_code, reader.post(LIMITS, BUDGET).status_code) == (200, 403)
+    assert (writer.get(LIMITS).status_code, writer.post(LIMITS, BUDGET).status_code) == (403, 201)
+
+
+def test_the_list_costs_as_many_queries_for_fifty_as_for_one(acme: Party) -> None:
+    def cost() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert acme.api.get(LIMITS).status_code == 200
+        return len(queries)
+
+    acme.api.post(LIMITS, BUDGET)
+    once = cost()
+    for index in range(49):
+        acme.api.post(LIMITS, BUDGET | {"scope": "agent", "scope_id": f"agent {index}"})
+    assert cost() == once

@@ -1,0 +1,198 @@
+"""A whole platform for stories: PostgreSQL, Valkey and `config.web` as real processes, set up over REST."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+
+from config.up.ports import free_port
+from config.up.postgres import THROWAWAY, EmbeddedPostgres
+from config.up.valkey import EmbeddedValkey
+from tests.up.processes import CHECKOUT, children_of, clean_environment, eventually
+
+_PASSWORD = "throwaway"
+
+
+@dataclass
+class Answer:
+    """What came back over HTTP; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str, str | None]:
+        """Status, code and param of the data plane's error form."""
+        return self.status, self.json["error"]["code"], self.json["error"]["param"]
+
+
+@dataclass
+class Platform:
+    """`with Platform(folder) as platform`. `settings` are names as in `config.environment`, upper case, prefixed."""
+
+    home: Path
+    workers: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.postgres = EmbeddedPostgres(self.home / "postgres", free_port(), _PASSWORD, THROWAWAY)
+        self.valkey = EmbeddedValkey(self.home / "valkey", free_port(), _PASSWORD, durable=False)
+        self.postgres.initialise()
+        self.postgres.start()
+        self.valkey.start()
+        self.postgres.wait_until_ready()
+        self.valkey.wait_until_ready()
+        self.postgres.create_database(owner="quiver", password=_PASSWORD, database="quiver")
+        self.database_url = self.postgres.url("quiver", _PASSWORD, "quiver")
+        metrics = self.home / "metrics"
+        metrics.mkdir()
+        self.environment = clean_environment() | {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
+            "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.valkey.url(0),
+            "CELERY_BROKER_URL": self.valkey.url(1),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            **self.settings,
+        }
+        prepared = subprocess.run(
+            [sys.executable, "-m", "config.up.prepare", "--no-demo"],
+            cwd=CHECKOUT,
+            env=self.environment,
+            input=b"null",
+            capture_output=True,
+            check=False,
+        )
+        assert prepared.returncode == 0, prepared.stderr.decode() + prepared.stdout.decode()
+        self.operator_key: str = json.loads(prepared.stdout)["seeded"]["operator_key"]
+        self.start_web()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_web()
+        self.valkey.stop()
+        self.postgres.stop("immediate")
+
+    def start_web(self) -> None:
+        self.log = self.home / f"web-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.web = subprocess.Popen(
+                [sys.executable, "-m", "config.web", "--port", str(self.port), "--workers", str(self.workers)],
+                cwd=CHECKOUT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        eventually(lambda: self.is_ready(), 60)
+
+    def stop_web(self) -> None:
+        self.web.send_signal(signal.SIGTERM)
+        self.web.wait(30)
+
+    def is_ready(self) -> bool:
+        """Whether a worker answers `/readyz` with 200."""
+        assert self.web.poll() is None, self.log.read_text()
+        try:
+            return self.ask("GET", "/readyz").status == 200
+        except OSError:
+            return False
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The web's workers, not multiprocessing's own helper."""
+        found = children_of(self.web.pid)
+        return [pid for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    # Asking
+
+    def ask(self, method: str, path: str, body: Any = None, key: str = "", **headers: str) -> Answer:
+        """One request on a connection of its own; a body that is not bytes goes as JSON. `X_Y="…"` is header `X-Y`."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key:
+            sent["Authorization"] = f"Bearer {key}"
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        if body is not None:
+            sent.setdefault("Content-Type", "application/json")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return Answer(answer.status, {n.lower(): v for n, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def embed(self, key: str, body: Any = None, **words: Any) -> Answer:
+        """`POST /v1/embeddings` of `body`, or of fields given as words; headers are words that start in upper case."""
+        headers = {name: words.pop(name) for name in list(words) if name[0].isupper()}
+        return self.ask("POST", "/v1/embeddings", words if body is None else body, key, **headers)
+
+    def operate(self, method: str, path: str, body: Any = None, key: str = "") -> Any:
+        """A REST call that must succeed, as the operator unless a key is given."""
+        answer = self.ask(method, f"/api/v1{path}", body, key or self.operator_key)
+        assert answer.status < 300, (method, path, answer.status, answer.body)
+        return answer.json if answer.body else None
+
+    # Setting up
+
+    def add_tenant(self, slug: str) -> tuple[str, str]:
+        """Id, and a key with all of the tenant's rights."""
+        tenant: str = self.operate("POST", "/tenants", {"name": slug, "slug": slug})["id"]
+        return tenant, self.mint(tenant, "admin")["key"]
+
+    def mint(self, tenant: str, *scopes: str, **restrictions: Any) -> Any:
+        return self.operate(
+            "POST", "/api-keys", {"name": "k", "scopes": list(scopes), "tenant": tenant, **restrictions}
+        )
+
+    def add_provider(self, slug: str, base_url: str, secret: str, **settings: Any) -> None:
+        words = {"slug": slug, "kind": "openai_compatible", "base_url": base_url, "secret": {"api_key": secret}}
+        self.operate("POST", "/embedding-models/providers", {**words, **settings})
+
+    def add_model(self, provider: str, name: str = "text-embedding-3-small", **facts: Any) -> str:
+        """Id of an available model of 1536 dimensions at $0.02, unless told otherwise."""
+        known = {
+            "provider": provider,
+            "model_name": name,
+            "model_identifier": "text-embedding-3-small",
+            "dimensions": 1536,
+            "tokenizer": "cl100k_base",
+            "capabilities": ["dimensions", "matryoshka"],
+            "cost_per_million_tokens": "0.02",
+            "activate": True,
+        }
+        found: str = self.operate("POST", "/embedding-models/catalog", {**known, **facts})["id"]
+        return found
+
+    def configure(self, key: str, model_id: str, **wishes: Any) -> Any:
+        return self.operate("POST", "/tenant-models", {"model_id": model_id, **wishes}, key)
+
+    # Looking
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def memory_mb(self) -> float:
+        """Resident memory of the workers."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.worker_pids)
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
