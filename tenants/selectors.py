@@ -20,7 +20,7 @@ def find_tenant(tenant_id: UUID) -> Tenant:
 
 def keys_of(tenant_id: UUID | None) -> QuerySet[ApiKey]:
     """The keys of a tenant, or of the platform."""
-    return ApiKey.objects.filter(tenant_id=tenant_id)
+    return ApiKey.objects.filter(tenant_id=tenant_id) if tenant_id else ApiKey.objects.filter(tenant=None)
 
 
 def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:

@@ -171,7 +171,7 @@ def find_configuration(tenant_id: UUID, tenant_model_id: UUID) -> TenantModel:
 def _apply(row: TenantModel, wishes: ModelWishes) -> None:
     for name in ("priority", "custom_cost_per_million_tokens"):
         if name in wishes:
-            setattr(row, name, wishes[name])  # type: ignore[literal-required]
+            setattr(row, name, wishes[name])
     if "settings" in wishes:
         if len(json.dumps(wishes["settings"])) > MAX_SETTINGS_BYTES:
             raise InvalidRequest(f"At most {MAX_SETTINGS_BYTES} bytes of settings.", param="settings")
