@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 
 from catalog.deployments import Catalog, Deployment, PricePoint
-from catalog.models import CatalogVersion, EmbeddingModel, ProviderCredential
+from catalog.models import CatalogVersion, EmbeddingModel, Provider, ProviderCredential
 from core.money import nano_from_usd
 from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
@@ -59,7 +59,7 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         identifier=row.identifier,
         provider=row.provider.slug,
         kind=Kind(row.provider.kind),
-        endpoints=_endpoints(row),
+        endpoints=endpoints_of(row.provider),
         is_provider_enabled=row.provider.is_enabled,
         space=row.space.slug,
         epoch=row.space.epoch,
@@ -82,8 +82,8 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
     )
 
 
-def _endpoints(row: EmbeddingModel) -> tuple[Endpoint, ...]:
-    provider = row.provider
+def endpoints_of(provider: Provider) -> tuple[Endpoint, ...]:
+    """One endpoint per enabled credential that opens; for those that need none, one without."""
     found = []
     for credential in provider.credentials.all():
         if not credential.is_enabled:

@@ -1,6 +1,6 @@
 """What a person's role in a tenant lets them do. Pure.
 
-Owns the words for it. Which tenant a person acts for now is `tenants.current`; what API keys may do is `tenants.scopes`.
+Owns the words for it. Which tenant a person acts for now is `tenants.current`; what keys may do is `tenants.scopes`.
 """
 
 from __future__ import annotations

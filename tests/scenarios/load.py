@@ -23,7 +23,6 @@ class Load:
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0  # connections that ended before an answer
     last_ok_at: float = 0.0
-    last_ok_asked_at: float = 0.0
 
     def start(self) -> None:
         self._running = True
@@ -61,7 +60,6 @@ class Load:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
         body = json.dumps({"input": text, "encoding_format": "base64", "dimensions": 8}).encode()
-        asked_at = time.monotonic()
         writer.write(
             b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (self.key.encode(), len(body), body)
@@ -74,6 +72,6 @@ class Load:
         self.statuses[status] += 1
         if status == 200:
             self.answered.append(headers["x-request-id"])
-            self.last_ok_at, self.last_ok_asked_at = time.monotonic(), asked_at
+            self.last_ok_at = time.monotonic()
         else:
             await asyncio.sleep(REFUSED_PAUSE_S)

@@ -32,6 +32,11 @@ class Web:
         """The workers that answer."""
         return {int(body) for status, body in (self.get() for _ in range(30)) if status == 200}
 
+    def all_of_two(self) -> set[int]:
+        """Both workers, or nobody: on a busy machine one of them may have taken all the connections."""
+        found = self.workers()
+        return found if len(found) == 2 else set()
+
 
 @pytest.fixture
 def web() -> Iterator[Web]:
@@ -103,7 +108,7 @@ def test_a_worker_that_cannot_start_ends_the_web() -> None:
 
 
 def test_a_hung_worker_does_not_delay_the_return_of_a_killed_one(web: Web) -> None:
-    hung, killed = sorted(web.workers())
+    hung, killed = sorted(eventually(web.all_of_two, 5))
     os.kill(hung, signal.SIGSTOP)
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: set(children_of(web.process.pid)) - {hung, killed} and killed not in web_children(web), 2)
