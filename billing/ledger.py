@@ -136,8 +136,8 @@ def _statement() -> str:
 
 
 def _cut(connection: psycopg.AsyncConnection[object]) -> None:
-    """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then waits, for ever,
-    for the server to confirm it."""
+    """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then gives the
+    server ten more seconds to confirm it."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)
 

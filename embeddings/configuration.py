@@ -31,10 +31,15 @@ T = TypeVar("T")
 
 MOST_KEYS = 10_000
 MOST_TENANTS = 5_000
+_RETRY_S = 0.1  # between two looks for a database that is away; each waits for a connection by itself
+
+
+class RowsAway(Exception):
+    """The database cannot be reached."""
 
 
 class Rows(Protocol):
-    """Reads of the control plane's rows; synchronous, called in a thread."""
+    """Reads of the control plane's rows; synchronous, called in a thread. Each may raise `RowsAway`."""
 
     def find_key(self, digest: bytes) -> KeyGrant | None: ...
     def load_catalog(self) -> Catalog: ...
@@ -63,6 +68,7 @@ class Configuration:
         self._tenants: dict[UUID, _Known] = {}
         self._catalog: Catalog | None = None
         self._is_catalog_current = False
+        self._is_away = False  # the rows, when last looked for
         self._confirmed_at = float("-inf")
         self._loading: dict[object, asyncio.Task[Any]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -134,7 +140,9 @@ class Configuration:
     async def refresh(self) -> None:
         """Compares versions once, and reads the catalogue where it is not known yet."""
         tenants = {tenant_id: known.snapshot.config.version for tenant_id, known in self._tenants.items()}
-        catalog_version, versions = await self._in_thread(lambda: self._rows.versions(tenants.keys()))
+        catalog_version, versions = await self._in_thread(
+            lambda: self._rows.versions(tenants.keys()), even_if_away=True
+        )
         self._confirmed_at = self._clock()
         if self._catalog is None or catalog_version != self._catalog.version:
             self.apply(Change())
@@ -149,7 +157,7 @@ class Configuration:
                 await self.refresh()
             except Exception as error:  # noqa: BLE001  the poll outlives whatever the database does
                 log.warning("configuration: cannot compare versions: %s", type(error).__name__)
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(min(self._poll_s, _RETRY_S) if self._is_away else self._poll_s)
 
     async def _load_key(self, digest: bytes) -> KeyGrant | None:
         generation = self._generation
@@ -192,9 +200,25 @@ class Configuration:
         result: T = await asyncio.shield(task)
         return result
 
-    async def _in_thread(self, read: Callable[[], T]) -> T:
+    async def _in_thread(self, read: Callable[[], T], *, even_if_away: bool = False) -> T:
+        """Finding out that the database is away takes seconds, in the one thread there is: once that is known, only
+        the poll goes on trying, and everybody else is told at once."""
+
+        def look() -> T:  # in the thread, so that those who queue behind it know at once as well
+            if self._is_away and not even_if_away:
+                raise RowsAway
+            try:
+                found = read()
+            except RowsAway:
+                self._is_away = True
+                raise
+            self._is_away = False
+            return found
+
+        was_away = self._is_away
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, look)
         except Exception as error:
-            log.warning("configuration: cannot read: %s", type(error).__name__)
+            if not was_away:
+                log.warning("configuration: cannot read: %s", type(error).__name__)
             raise Starting("The configuration cannot be read now; try again.", retry_after=1) from error

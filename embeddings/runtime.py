@@ -12,20 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
 import redis.asyncio as redis
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from billing.ledger import Ledger
 from catalog.deployments import Catalog
 from catalog.loading import catalog_version, load_catalog
 from core import changes
 from core.clock import utc_now
+from core.errors import Starting
 from embeddings import tokens
-from embeddings.configuration import Configuration
+from embeddings.configuration import Configuration, RowsAway
 from embeddings.gateway import Gateway
 from embeddings.http import Door
 from embeddings.observing import Observer
@@ -141,7 +143,8 @@ class Runtime:
                     await messages.subscribe(changes.CHANNEL)
                     self._is_redis_up = True
                     # Whatever was published before the subscription is found by comparing versions now.
-                    await self.configuration.refresh()
+                    with suppress(Starting):  # PostgreSQL is away: that is no matter of Redis'
+                        await self.configuration.refresh()
                     async for message in messages.listen():
                         change = changes.decode(message["data"])
                         if change is not None:
@@ -165,5 +168,7 @@ def _fresh(read: Callable[[], T]) -> T:
     close_old_connections()
     try:
         return read()
+    except (OperationalError, InterfaceError) as error:
+        raise RowsAway from error
     finally:
         close_old_connections()
