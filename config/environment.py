@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from core.sealing import parse_keys
 
@@ -41,6 +43,17 @@ class Environment(BaseModel):
     debug: bool = Field(False, description="Django's debug pages. Never in production.")
     allowed_hosts: list[str] = Field(["*"], description="Host names that the web answers to, with commas between.")
     public_url: str = Field("", description="The address people reach Quiver at; links in mails start with it.")
+    trusted_proxies: list[str] = Field(
+        [],
+        description="Addresses or ranges (CIDR) of load balancers whose `X-Forwarded-For` is believed, with commas "
+        "between. Without it all who come through one count as one when sign-ins are slowed down.",
+    )
+    mail_from: str = Field("", description="The sender of mails: `quiver@example.com` or `Quiver <…>`.")
+    smtp_url: str = Field(
+        "",
+        description="The mail server: `smtp://user:password@host:587` (TLS by STARTTLS on port 587 or with a password) "
+        "or `smtps://…`. Needs the sender and the public address. Empty: links are shown, to be passed on by hand.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
 
     deadline_ms: int = Field(
@@ -63,10 +76,27 @@ class Environment(BaseModel):
     )
     partitions_ahead: int = Field(3, ge=1, le=24, description="Months for which usage partitions are made in advance.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        return [str(ip_network(each)) for each in value]
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_complete(cls, value: str, info: ValidationInfo) -> str:
+        if value:
+            parts = urlsplit(value)
+            if parts.scheme not in ("smtp", "smtps") or not parts.hostname or (parts.port or 1) < 1:
+                raise ValueError("must be smtp://host or smtps://host, with user:password@ and a port where needed")
+            missing = [variable(each) for each in ("mail_from", "public_url") if not info.data.get(each)]
+            if missing:
+                raise ValueError(f"needs {' and '.join(missing)} as well")
+        return value
 
     @field_validator("encryption_keys")
     @classmethod

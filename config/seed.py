@@ -22,7 +22,7 @@ from catalog.models import EmbeddingModel, Provider
 from core.clock import utc_now
 from providers.base import Kind
 from providers.local_models import available_models
-from tenants import minting
+from tenants import members, minting
 from tenants import services as tenants
 from tenants.keys import digest
 from tenants.loading import find_key
@@ -33,6 +33,7 @@ from tenants.selectors import configured_models
 
 ADMIN_EMAIL = "admin@quiver.local"
 DEMO_OWNER_EMAIL = "owner@demo.quiver.local"
+_OF_DEMO = ("tenant", "tenant_id", "api_key", "model", "owner_email", "owner_password")
 OPERATOR_KEY, DEMO_KEY = "quickstart operator", "quickstart demo"
 DEMO_SCOPES = frozenset({Scope.EMBEDDINGS, Scope.MODELS_READ, Scope.USAGE_READ})
 LIST_PRICE = "vendor's list price, 2026-11"
@@ -90,9 +91,9 @@ def seed(*, demo: bool, previous: dict[str, Any] | None) -> dict[str, Any]:
     make_partitions(today=utc_now().date(), ahead=settings.QUIVER.partitions_ahead)
     return {
         "admin_email": ADMIN_EMAIL,
-        "admin_password": _operator_password(said.get("admin_password")),
+        "admin_password": _password(_operator(), "admin_password", said),
         "operator_key": _key(None, OPERATOR_KEY, frozenset({Scope.OPERATOR}), said.get("operator_key")),
-        **(_demo(local, said.get("api_key")) if demo else dict.fromkeys(("tenant", "tenant_id", "api_key", "model"))),
+        **(_demo(local, said) if demo else dict.fromkeys(_OF_DEMO)),
     }
 
 
@@ -151,16 +152,19 @@ def _timetable() -> None:
     )
 
 
-def _operator_password(previous: str | None) -> str | None:
-    """None when the operator has chosen another one since: that one is not ours to know, nor to replace."""
-    user = User.objects.filter(email=ADMIN_EMAIL).first()
-    if user is not None and previous:
-        return previous if user.check_password(previous) else None
+def _operator() -> User:
+    found = User.objects.filter(email=ADMIN_EMAIL).first()
+    return found or tenants.add_user(email=ADMIN_EMAIL, name="Operator", is_operator=True)
+
+
+def _password(user: User, name: str, said: dict[str, Any]) -> str | None:
+    """What was told under this name, while it works. None when the person has chosen another one since: that one is
+    not ours to know, nor to replace."""
+    if user.has_usable_password() and name in said:
+        previous = said[name]
+        return previous if previous and user.check_password(previous) else None
     password = secrets.token_urlsafe(16)
-    if user is None:
-        tenants.add_user(email=ADMIN_EMAIL, name="Operator", password=password, is_operator=True)
-    else:
-        tenants.set_password(user=user, password=password)
+    tenants.set_password(user=user, password=password)
     return password
 
 
@@ -177,22 +181,25 @@ def _key(tenant: Tenant | None, name: str, scopes: frozenset[Scope], previous: s
     return minting.remint_key(tenant_id=tenant.id if tenant else None, name=name, rights=Rights(scopes))[1]
 
 
-def _demo(local: EmbeddingModel, previous_key: str | None) -> dict[str, str | None]:
+def _demo(local: EmbeddingModel, said: dict[str, Any]) -> dict[str, str | None]:
     tenant = Tenant.objects.filter(slug="demo").first() or _demo_tenant(local)
     usable = configured_models(tenant.id).filter(state="enabled").order_by("-is_default", "-priority")
     row = usable.filter(model__provider__kind=Kind.LOCAL).first()
+    owner = User.objects.filter(email=DEMO_OWNER_EMAIL, memberships__tenant=tenant).first()
     return {
         "tenant": tenant.slug,
         "tenant_id": str(tenant.id),
-        "api_key": _key(tenant, DEMO_KEY, DEMO_SCOPES, previous_key),
+        "api_key": _key(tenant, DEMO_KEY, DEMO_SCOPES, said.get("api_key")),
         "model": row.model.name if row else local.name,
+        "owner_email": None if owner is None else owner.email,
+        "owner_password": None if owner is None else _password(owner, "owner_password", said),
     }
 
 
 def _demo_tenant(local: EmbeddingModel) -> Tenant:
     tenant = tenants.add_tenant(name="Demo", slug="demo")
     owner = User.objects.filter(email=DEMO_OWNER_EMAIL).first()
-    tenants.add_member(
+    members.add_member(
         tenant_id=tenant.id,
         user=owner or tenants.add_user(email=DEMO_OWNER_EMAIL, name="Demo owner"),
         role=Role.OWNER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 from redis.backoff import NoBackoff
@@ -24,8 +25,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.User"
 
 INSTALLED_APPS = [
-    "unfold",
-    "django.contrib.admin",
+    "unfold.apps.BasicAppConfig",  # the site is our own
+    "unfold.contrib.filters",
+    "config.admin_app.QuiverAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -94,6 +96,7 @@ CACHES = {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": QUIVER.redis_url,
         "OPTIONS": {
+            "IGNORE_EXCEPTIONS": True,  # a cache that is gone is a slow page, not an error
             "SOCKET_CONNECT_TIMEOUT": 1,
             "SOCKET_TIMEOUT": 2,
             # redis-py would try three more times, seconds apart, while a request waits.
@@ -102,7 +105,9 @@ CACHES = {
         "KEY_PREFIX": "django",
     }
 }
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+# Not `cached_db`: a session that was ended while Redis was gone would live on in it, and signing in would need it.
+SESSION_ENGINE = "django.contrib.sessions.backends.db"
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 if QUIVER.public_url.startswith("https://"):
@@ -114,6 +119,19 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+
+LOGIN_URL = "admin:login"
+PASSWORD_RESET_TIMEOUT = 24 * 3600
+
+_mail = urlsplit(QUIVER.smtp_url)
+EMAIL_HOST = _mail.hostname or ""
+EMAIL_USE_SSL = _mail.scheme == "smtps"
+EMAIL_PORT = _mail.port or (465 if EMAIL_USE_SSL else 25)
+EMAIL_HOST_USER = unquote(_mail.username or "")
+EMAIL_HOST_PASSWORD = unquote(_mail.password or "")
+EMAIL_USE_TLS = not EMAIL_USE_SSL and (EMAIL_PORT == 587 or bool(EMAIL_HOST_USER))
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = QUIVER.mail_from
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],
@@ -168,4 +186,30 @@ LOGGING = {
     },
 }
 
-UNFOLD = {"SITE_TITLE": "Quiver", "SITE_HEADER": "Quiver", "SITE_SYMBOL": "conversion_path"}
+UNFOLD = {
+    "SITE_TITLE": "Quiver",
+    "SITE_HEADER": "Quiver",
+    "SITE_SYMBOL": "conversion_path",
+    "SITE_URL": None,
+    "SHOW_HISTORY": "config.admin_site.shows_history",
+    "SHOW_VIEW_ON_SITE": False,
+    "ENVIRONMENT": "config.admin_site.environment",
+    "DASHBOARD_CALLBACK": "config.dashboard.dashboard",
+    "LOGIN": {"form": "tenants.signing_in.LoginForm"},
+    "SIDEBAR": {"navigation": "config.admin_site.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.1% .014 200)",
+            "100": "oklch(94% .035 200)",
+            "200": "oklch(88% .065 203)",
+            "300": "oklch(80% .1 206)",
+            "400": "oklch(70% .12 210)",
+            "500": "oklch(60% .115 215)",
+            "600": "oklch(51% .1 220)",
+            "700": "oklch(44.5% .088 222)",
+            "800": "oklch(38.5% .073 224)",
+            "900": "oklch(34% .06 226)",
+            "950": "oklch(26% .05 230)",
+        },
+    },
+}

@@ -12,6 +12,7 @@ from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
 from tenants.api import ApiKeyViews, TenantViews
+from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("tenants", TenantViews, basename="tenant")
@@ -23,6 +24,12 @@ router.register("limits", LimitViews, basename="limit")
 router.register("usage/records", UsageViews, basename="usage-record")
 
 urlpatterns = [
+    # Before the admin, whose last route takes everything; the names are those that it links to.
+    path("admin/password_reset/", AskReset.as_view(), name="admin_password_reset"),
+    path("admin/password_reset/done/", ResetAsked.as_view(), name="password_reset_done"),
+    path("admin/reset/<uidb64>/<token>/", SetNewPassword.as_view(), name="password_reset_confirm"),
+    path("admin/reset/done/", NewPasswordSet.as_view(), name="password_reset_complete"),
+    path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
     path("api/v1/", include(router.urls)),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),

@@ -55,8 +55,11 @@ def mint_key(
 
 
 @transaction.atomic
-def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, creator: KeyGrant) -> tuple[ApiKey, str]:
-    """A successor with the same rights. The old key lives on for the overlap; with none it ends at once."""
+def rotate_key(
+    *, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, creator: KeyGrant | None
+) -> tuple[ApiKey, str]:
+    """A successor with the same rights. The old key lives on for the overlap; with none it ends at once. Without a
+    creator (a person) nothing bounds it."""
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         raise InvalidRequest(
             f"`overlap_seconds` is from 0 to {MAX_OVERLAP // timedelta(seconds=1)}.", param="overlap_seconds"
@@ -66,7 +69,7 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, crea
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         raise Conflict("This key has ended already; mint a new one.")
     rights = rights_of(grant_of(old))
-    if bounded(rights, rights_of(creator)) != rights:
+    if creator is not None and bounded(rights, rights_of(creator)) != rights:
         raise KeyNotPermitted("This key has rights that yours lacks, so yours cannot rotate it.")
     new, text = _insert(old.tenant_id, old.name, rights, created_by=old.created_by, created_with=old.created_with_id)
     ApiKey.objects.filter(created_with=old).update(created_with=new)

@@ -1,4 +1,5 @@
-"""The only writer of tenants, their people and their configured models; keys are `tenants.minting`.
+"""The only writer of tenants, accounts and configured models; keys are `tenants.minting`, who belongs to a tenant is
+`tenants.members`.
 
 Every function is one transaction, raises the tenant's version in it and tells the data plane after its commit. Who
 changes a tenant's models holds the tenant's row first, so that two who choose a default at once choose one after the
@@ -22,7 +23,7 @@ from catalog.publishing import announce
 from core.changes import Change
 from core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound
 from tenants import settings as tenant_settings
-from tenants.models import Membership, Role, Tenant, TenantModel, User
+from tenants.models import Tenant, TenantModel, User
 
 MAX_SETTINGS_BYTES = 16 * 1024
 
@@ -92,13 +93,6 @@ def set_password(*, user: User, password: str) -> None:
     """Gives a person another password; their sessions end."""
     user.set_password(password)
     user.save(update_fields=["password"])
-
-
-@transaction.atomic
-def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
-    """Gives a person a role in a tenant; one that they have already is replaced."""
-    row, _ = Membership.objects.update_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
-    return row
 
 
 @transaction.atomic

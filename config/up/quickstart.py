@@ -55,6 +55,7 @@ def summary(content: dict[str, Any]) -> str:
     }
     if content.get("api_key"):
         lines |= {"tenant": content["tenant"], "  API key": content["api_key"], "  model": content["model"]}
+        lines["  owner"] = f"{content['owner_email']}, password {content['owner_password']}"
     lines["all of this"] = f"{content['home']}/quickstart.json"
     lines["logs"] = f"{content['home']}/logs (a line per request in web.log)"
     table = "\n".join(f"  {name:<14} {value}" for name, value in lines.items())

@@ -1,0 +1,304 @@
+"""Admin of providers, their credentials and vector spaces: doors for operators. Models are `catalog.model_admin`.
+
+Secrets go in and never come out: of a credential its label and last four characters are shown.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Count, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action, display
+from unfold.widgets import (
+    UnfoldAdminExpandableTextareaWidget,
+    UnfoldAdminPasswordWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from catalog import connection_tests, model_admin, upstreams
+from catalog.admin_base import Dialog, HouseAdmin, RowForm, ShownRows
+from catalog.admin_looks import TONES, when
+from catalog.models import Provider, ProviderCredential, VectorSpace
+from core.clock import utc_now
+from providers.base import Kind
+
+__all__ = ["ProviderAdmin", "VectorSpaceAdmin", "model_admin"]
+
+WORKER_IS_LATE = timedelta(seconds=15)
+_CALLING = ("base_url", "region", "project", "api_version")
+_CAPS = ("max_items", "max_tokens_per_call", "max_concurrency", "timeout_s", "rpm", "tpm")
+_SECRETS = {
+    "api_key": "API key",
+    "aws_access_key_id": "AWS access key id",
+    "aws_secret_access_key": "AWS secret access key",
+    "service_account": "Service account (the JSON file's text)",
+}
+
+
+class CredentialForm(forms.Form):
+    """The fields that a provider of this kind takes, all of them write-only."""
+
+    label = forms.CharField(
+        required=False,
+        max_length=100,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="For you, to tell several apart.",
+    )
+
+    def __init__(self, *args: Any, kind: Kind, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._names = sorted(frozenset().union(*upstreams.SECRETS[kind]))
+        is_only_way = len(upstreams.SECRETS[kind]) == 1
+        for name in self._names:
+            is_text = name == "service_account"
+            hidden = {"autocomplete": "new-password"}
+            self.fields[name] = forms.CharField(
+                label=_SECRETS[name],
+                required=is_only_way,
+                max_length=16_384 if is_text else 4_096,
+                strip=is_text,
+                widget=UnfoldAdminExpandableTextareaWidget if is_text else UnfoldAdminPasswordWidget(attrs=hidden),
+            )
+        if not is_only_way:
+            self.fields["label"].help_text += " Give either the API key alone, or both AWS keys."
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        return data | {"secret": {name: data[name] for name in self._names if data.get(name)}}
+
+
+class WhichCredential(forms.Form):
+    credential = forms.ChoiceField(widget=UnfoldAdminSelectWidget)
+
+
+class CredentialRows(ShownRows):
+    model = ProviderCredential
+    fields = ("name", "last_four", "is_enabled", "added")
+    readonly_fields = fields
+    verbose_name_plural = "credentials (calls take turns over the enabled ones)"
+
+    @admin.display(description="label")
+    def name(self, row: ProviderCredential) -> str:
+        return row.label or "–"
+
+    @admin.display(description="ends in")
+    def last_four(self, row: ProviderCredential) -> str:
+        return f"…{row.hint}" if row.hint else "…"
+
+    @admin.display(description="added")
+    def added(self, row: ProviderCredential) -> str:
+        return when(row.created_at)
+
+
+@admin.register(Provider)
+class ProviderAdmin(HouseAdmin[Provider]):
+    adds = changes = removes = True
+    list_display = ("slug", "shown_kind", "region", "models_count", "credentials_count", "switch", "updated")
+    list_filter = (("kind", ChoicesDropdownFilter), "is_enabled")
+    search_fields = ("slug", "base_url", "region")
+    search_help_text = "Slug, address or region"
+    labels = {
+        "is_enabled": "Switched on",
+        "base_url": "Address",
+        "api_version": "API version",
+        "max_items": "Texts in a call",
+        "max_tokens_per_call": "Tokens in a call",
+        "max_concurrency": "Calls at a time",
+        "timeout_s": "Seconds to wait",
+        "rpm": "Requests a minute",
+        "tpm": "Tokens a minute",
+    }
+    inlines = (CredentialRows,)
+    actions_detail = ("test_connection", "add_credential", "remove_credential")
+    fieldsets = (
+        (None, {"fields": ("slug", "kind", "is_enabled")}),
+        (
+            "Where it is",
+            {
+                "fields": _CALLING,
+                "description": "What is empty is the vendor's own. Azure needs an address and an API version, Bedrock "
+                "a region, Vertex a project and a region.",
+            },
+        ),
+        ("How much it takes", {"fields": _CAPS, "description": "Quiver splits what is larger, and waits its turn."}),
+    )
+    # What a vendor takes is filled in by the service, and shown to be changed afterwards.
+    add_fieldsets = (
+        (None, {"fields": ("slug", "kind"), "description": "Credentials are added on the next page."}),
+        fieldsets[1],
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
+        rows: QuerySet[Provider] = super().get_queryset(request)
+        return rows.annotate(models_=Count("models", distinct=True), credentials_=Count("credentials", distinct=True))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return ("slug", "kind") if obj else ()
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        return self.inlines if obj else ()
+
+    @display(description="kind", ordering="kind", label=True)
+    def shown_kind(self, row: Provider) -> str:
+        return row.kind
+
+    @admin.display(description="models", ordering="models_")
+    def models_count(self, row: Any) -> int:
+        return int(row.models_)
+
+    @admin.display(description="credentials", ordering="credentials_")
+    def credentials_count(self, row: Any) -> int:
+        return int(row.credentials_)
+
+    @display(description="switch", ordering="is_enabled", label={"on": "success", "off": "danger"})
+    def switch(self, row: Provider) -> str:
+        return "on" if row.is_enabled else "off"
+
+    @admin.display(description="changed", ordering="updated_at")
+    def updated(self, row: Provider) -> str:
+        return when(row.updated_at)
+
+    def add_row(self, request: HttpRequest, form: RowForm) -> Provider:
+        given = form.cleaned_data
+        return upstreams.add_provider(slug=given["slug"], kind=given["kind"], **{n: given[n] for n in _CALLING})
+
+    def change_row(self, request: HttpRequest, row: Provider, form: RowForm) -> None:
+        upstreams.change_provider(slug=row.slug, **form.changed("is_enabled", *_CALLING, *_CAPS))
+
+    def remove_row(self, request: HttpRequest, row: Provider) -> None:
+        upstreams.remove_provider(slug=row.slug)
+
+    def response_post_save_add(self, request: HttpRequest, obj: Provider) -> HttpResponse:
+        return redirect(self.url("change", obj.pk))  # where its credentials are added
+
+    @action(description="Add credential", icon="key", permissions=["change"])
+    def add_credential(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> str:
+            added = upstreams.add_credential(slug=row.slug, secret=given["secret"], label=given["label"])
+            return f"{added} was added."
+
+        dialog = Dialog(
+            f"Add a credential for {row.slug}",
+            f"A provider of kind {row.kind} takes no credential."
+            if not upstreams.SECRETS[Kind(row.kind)]
+            else "It is sealed as it is stored and cannot be read again, here or anywhere. Calls take turns over all "
+            "credentials that are enabled.",
+            "Add credential",
+        )
+        return self.ask(request, row, dialog, act, CredentialForm(request.POST or None, kind=Kind(row.kind)))
+
+    @action(description="Remove credential", icon="key_off", permissions=["change"])
+    def remove_credential(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        form = WhichCredential(request.POST or None)
+        form.fields["credential"].choices = [(str(each.id), str(each)) for each in row.credentials.all()]  # type: ignore[attr-defined]
+
+        def act(given: dict[str, Any]) -> str:
+            upstreams.remove_credential(slug=row.slug, credential_id=UUID(given["credential"]))
+            return "The credential was removed."
+
+        dialog = Dialog(
+            f"Remove a credential of {row.slug}",
+            "It is forgotten within a second; calls under way finish. Without any credential the provider's models "
+            "cannot answer.",
+            "Remove credential",
+            is_dangerous=True,
+        )
+        return self.ask(request, row, dialog, act, form)
+
+    @action(description="Test", icon="network_check", permissions=["change"])
+    def test_connection(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> HttpResponse:
+            return redirect(self.url("tested", row.pk, connection_tests.begin(row).id))
+
+        dialog = Dialog(
+            f"Test {row.slug}",
+            "A worker asks the vendor for its list of models, once with each enabled credential. Nothing is embedded "
+            "and nothing is billed.",
+            "Test now",
+        )
+        return self.ask(request, row, dialog, act)
+
+    def get_urls(self) -> list[URLPattern]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:object_id>/tested/<uuid:test_id>/", wrap(self.tested), name="catalog_provider_tested"),
+            path("<int:object_id>/tested/<uuid:test_id>/state/", wrap(self.test_state), name="catalog_provider_state"),
+            *super().get_urls(),
+        ]
+
+    def tested(self, request: HttpRequest, object_id: int, test_id: UUID) -> HttpResponse:
+        """Shows a test; the page asks `test_state` until it is done."""
+        row = self._provider(request, object_id)
+        poll = self.url("state", row.pk, test_id)
+        return self.page(request, "admin/provider_test.html", row, {"title": f"Test of {row.slug}", "poll": poll})
+
+    def test_state(self, request: HttpRequest, object_id: int, test_id: UUID) -> JsonResponse:
+        """What is known by now, for the page."""
+        row = self._provider(request, object_id)
+        test = connection_tests.find(test_id)
+        if test is None or test.provider_id != row.pk:
+            return JsonResponse({"state": "forgotten", "findings": []})
+        is_late = test.state == "waiting" and utc_now() - test.asked_at > WORKER_IS_LATE
+        findings = [
+            {"credential": each.credential, "is_ok": each.is_ok, "detail": each.detail, "names": each.names}
+            for each in test.findings
+        ]
+        return JsonResponse({"state": "late" if is_late else test.state, "findings": findings})
+
+    def _provider(self, request: HttpRequest, object_id: int) -> Provider:
+        if not self.has_change_permission(request):
+            raise Http404
+        return self.get_object(request, str(object_id))
+
+
+class ModelsOfSpace(ShownRows):
+    model = model_admin.EmbeddingModel
+    fields = ("name", "provider", "dimensions", "shown_state")
+    readonly_fields = fields
+    verbose_name_plural = "models whose vectors are comparable"
+    show_change_link = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows.select_related("provider")
+
+    @display(description="state", label=TONES)
+    def shown_state(self, row: Any) -> str:
+        return str(row.state)
+
+
+@admin.register(VectorSpace)
+class VectorSpaceAdmin(HouseAdmin[VectorSpace]):
+    """A space comes into being with the first model that names it."""
+
+    list_display = ("slug", "epoch", "models_count", "created")
+    search_fields = ("slug",)
+    search_help_text = "Name of a space"
+    fields = ("slug", "epoch", "created_at")
+    inlines = (ModelsOfSpace,)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[VectorSpace]:
+        rows: QuerySet[VectorSpace] = super().get_queryset(request)
+        return rows.annotate(models_=Count("models"))
+
+    @admin.display(description="models", ordering="models_")
+    def models_count(self, row: Any) -> int:
+        return int(row.models_)
+
+    @admin.display(description="since", ordering="created_at")
+    def created(self, row: VectorSpace) -> str:
+        return when(row.created_at)

@@ -1,0 +1,119 @@
+"""Whether a provider knows us: with each of its credentials, in the background, its models are listed (never billed).
+
+Owns the test's life: `begin` in the web, `run` in a worker, `find` for the page that waits. What it found is kept in
+Django's cache for an hour: it describes a moment, and nothing is decided by it.
+Failure: without a worker a test stays `waiting`, without Redis it is not found; the page says either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.core.cache import cache
+from django.db import transaction
+
+from catalog.loading import endpoints_of
+from catalog.models import Provider
+from core.clock import utc_now
+from providers import registry
+from providers.base import Endpoint, EndpointRefused, ListedModel
+from providers.failures import ProviderFailure
+
+KEPT = timedelta(hours=1)
+TIMEOUT_S = 30.0
+NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one credential got."""
+
+    credential: str
+    is_ok: bool
+    detail: str
+    names: tuple[str, ...] = ()  # of models, the first of them
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionTest:
+    """`state` is waiting (for a worker), running or done."""
+
+    id: UUID
+    provider_id: int
+    asked_at: datetime
+    state: str = "waiting"
+    findings: tuple[Finding, ...] = ()
+
+
+def begin(provider: Provider) -> ConnectionTest:
+    """Asks a worker to test the provider once this is committed."""
+    from catalog.tasks import test_connection  # it calls `run` here
+
+    test = ConnectionTest(uuid4(), provider.pk, utc_now())
+    _keep(test)
+    transaction.on_commit(lambda: test_connection.delay(str(test.id)))
+    return test
+
+
+def find(test_id: UUID) -> ConnectionTest | None:
+    """The test as it stands; None when it is forgotten, or never was."""
+    said: dict[str, Any] | None = cache.get(_key(test_id))
+    if said is None:
+        return None
+    return ConnectionTest(**said | {"findings": tuple(Finding(**each) for each in said["findings"])})
+
+
+def run(test_id: UUID) -> None:
+    """Does the test; one that is forgotten is left alone."""
+    test = find(test_id)
+    if test is None:
+        return
+    provider = Provider.objects.prefetch_related("credentials").filter(id=test.provider_id).first()
+    if provider is None:
+        return
+    test = replace(test, state="running")
+    _keep(test)
+    labels = {str(each.id): str(each) for each in provider.credentials.all()}
+    endpoints = endpoints_of(provider)
+    for endpoint in endpoints:
+        found = _try(endpoint, labels.get(endpoint.credential_id, "without a credential"))
+        test = replace(test, findings=(*test.findings, found))
+        _keep(test)  # one after the other: the page shows how far it is
+    if not endpoints:
+        found = Finding("no credential", is_ok=False, detail="Add a credential first; there is none that can be used.")
+        test = replace(test, findings=(found,))
+    _keep(replace(test, state="done"))
+
+
+def _try(endpoint: Endpoint, label: str) -> Finding:
+    try:
+        listed = asyncio.run(_list(endpoint))
+    except EndpointRefused as error:
+        return Finding(label, is_ok=False, detail=str(error))
+    except ProviderFailure as failure:
+        return Finding(label, is_ok=False, detail=f"{failure.kind.value}: {failure.detail}")
+    except TimeoutError:
+        return Finding(label, is_ok=False, detail=f"No answer within {TIMEOUT_S:.0f} seconds.")
+    detail = f"It answers, and lists {len(listed)} model{'s' if len(listed) != 1 else ''}."
+    return Finding(label, is_ok=True, detail=detail, names=tuple(each.identifier for each in listed[:NAMES_SHOWN]))
+
+
+async def _list(endpoint: Endpoint) -> list[ListedModel]:
+    provider = registry.build(endpoint)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await provider.list_models()
+    finally:
+        await provider.close()
+
+
+def _keep(test: ConnectionTest) -> None:
+    cache.set(_key(test.id), asdict(test), timeout=KEPT.total_seconds())
+
+
+def _key(test_id: UUID) -> str:
+    return f"connection-test:{test_id}"

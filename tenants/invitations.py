@@ -1,0 +1,147 @@
+"""The only writer of invitations: a link that makes its holder a member of a tenant, once, within a week.
+
+Decides who may invite whom and that a link counts no longer than its inviter could still give the role. The token is
+random and signed, so that a made-up one costs no query; only its digest is kept. An unknown, used, revoked and expired
+link are refused in the same words. Mails go out after the commit, in Celery (`tenants.tasks`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.contrib.auth.password_validation import validate_password
+from django.core import signing
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+
+from core.clock import utc_now
+from core.errors import AlreadyExists, KeyNotPermitted, NotFound, QuiverError, RateLimitExceeded
+from tenants import mail, tasks
+from tenants.members import check_manages, hold_people
+from tenants.models import Invitation, Membership, Role, User
+from tenants.services import add_user
+
+LIFETIME = timedelta(days=7)
+MAX_A_DAY = 50  # per tenant: a link to us in a stranger's mailbox is spam when there are many
+NOT_VALID = "This invitation is not valid, or not any more. Ask for a new one."
+_signer = signing.Signer(salt="tenants.invitations", sep=".")
+
+
+@transaction.atomic
+def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invitation, str]:
+    """A new invitation and its token, which cannot be read again; it ends an earlier one to the same address."""
+    email = User.objects.normalize_email(email.strip()).lower()
+    validate_email(email)
+    hold_people(tenant_id)
+    check_manages(tenant_id=tenant_id, by=by, role=role)
+    now = utc_now()
+    rows = invitations_of(tenant_id)
+    if rows.filter(created_at__gt=now - timedelta(days=1)).count() >= MAX_A_DAY:
+        raise RateLimitExceeded(f"A tenant sends at most {MAX_A_DAY} invitations a day.", retry_after=24 * 3600)
+    if Membership.objects.filter(tenant_id=tenant_id, user__email=email).exists():
+        raise AlreadyExists(f"{email} belongs to this tenant already.", param="email")
+    rows.filter(email=email, accepted_at=None, revoked_at=None).update(revoked_at=now)
+    token = _signer.sign(secrets.token_urlsafe(24))
+    row = Invitation.objects.create(
+        tenant_id=tenant_id,
+        email=email,
+        role=role,
+        digest=_digest(token),
+        invited_by=by,
+        expires_at=now + LIFETIME,
+    )
+    if mail.is_set_up():
+        tasks.after_commit(tasks.send_invitation, str(row.id), token)
+    return row, token
+
+
+@transaction.atomic
+def revoke(*, tenant_id: UUID, invitation_id: UUID, by: User) -> Invitation:
+    """Ends a link; one that has ended stays as it is."""
+    hold_people(tenant_id)
+    row = invitations_of(tenant_id).filter(id=invitation_id).first()
+    if row is None:
+        raise NotFound(f"There is no invitation {invitation_id}.")
+    check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    if row.accepted_at is None and row.revoked_at is None:
+        row.revoked_at = utc_now()
+        row.save(update_fields=["revoked_at"])
+    return row
+
+
+@transaction.atomic
+def accept(*, token: str, user: User) -> Membership:
+    """Makes a person who is signed in a member; the invitation must be for their address."""
+    row = _take(token)
+    if user.email.lower() != row.email:
+        raise KeyNotPermitted(f"This invitation is for {row.email}; sign in as that.")
+    return _join(row, user)
+
+
+@transaction.atomic
+def accept_as_new(*, token: str, name: str, password: str) -> Membership:
+    """Makes an account for the invited address, and it a member."""
+    row = _take(token)
+    validate_password(password, User(email=row.email, name=name))
+    try:
+        with transaction.atomic():
+            user = add_user(email=row.email, name=name, password=password)
+    except IntegrityError as error:
+        raise AlreadyExists("No account was made. If you have one already, sign in with it.") from error
+    return _join(row, user)
+
+
+def find_open(token: str) -> Invitation:
+    """The invitation that a link stands for while it can be accepted, or `NotFound`."""
+    try:
+        _signer.unsign(token)
+    except signing.BadSignature as error:
+        raise NotFound(NOT_VALID) from error
+    row = Invitation.objects.select_related("tenant", "invited_by").filter(digest=_digest(token)).first()
+    if row is None or state_of(row, utc_now()) != "open" or not _inviter_stands(row):
+        raise NotFound(NOT_VALID)
+    return row
+
+
+def invitations_of(tenant_id: UUID) -> QuerySet[Invitation]:
+    """A tenant's invitations, the newest first."""
+    return Invitation.objects.filter(tenant_id=tenant_id)
+
+
+def state_of(row: Invitation, now: datetime) -> str:
+    """`open`, `accepted`, `revoked` or `expired`."""
+    if row.accepted_at is not None:
+        return "accepted"
+    if row.revoked_at is not None:
+        return "revoked"
+    return "open" if now < row.expires_at else "expired"
+
+
+def _take(token: str) -> Invitation:
+    hold_people(find_open(token).tenant_id)
+    return find_open(token)  # again: whoever held the tenant before us has committed now
+
+
+def _join(row: Invitation, user: User) -> Membership:
+    row.accepted_at, row.accepted_by = utc_now(), user
+    row.save(update_fields=["accepted_at", "accepted_by"])
+    # Somebody who came in another way meanwhile keeps that role: an invitation never takes anything away.
+    return Membership.objects.get_or_create(tenant_id=row.tenant_id, user=user, defaults={"role": row.role})[0]
+
+
+def _inviter_stands(row: Invitation) -> bool:
+    if row.invited_by is None:
+        return False
+    try:
+        check_manages(tenant_id=row.tenant_id, by=row.invited_by, role=row.role)
+    except QuiverError:
+        return False
+    return True
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,38 @@
+"""The mails that people get from us: an invitation, a way to a new password. Composes and sends; `tenants.tasks` calls.
+
+Failure: the mail server gone is an `OSError` to the caller, which tries again later; nobody's request waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.template.loader import render_to_string
+
+from tenants.links import invitation_link, reset_link
+from tenants.models import Invitation, User
+
+
+def is_set_up() -> bool:
+    """Whether mails can be sent at all; if not, links are passed on by hand."""
+    return bool(settings.QUIVER.smtp_url)
+
+
+def send_invitation(row: Invitation, token: str) -> None:
+    """The link to whoever was invited."""
+    sender = row.invited_by and (row.invited_by.name or row.invited_by.email)
+    _send(row.email, "people/mail_invitation.txt", invitation=row, sender=sender, link=invitation_link(token))
+
+
+def send_password_reset(user: User) -> None:
+    """The way to a new password."""
+    hours = settings.PASSWORD_RESET_TIMEOUT // 3600
+    _send(user.email, "people/mail_password.txt", user=user, hours=hours, link=reset_link(user))
+
+
+def _send(to: str, template: str, **words: Any) -> None:
+    """The first line of a template is the subject."""
+    subject, _, body = render_to_string(template, words).partition("\n")
+    EmailMessage(subject.strip(), body.lstrip("\n"), to=[to]).send()

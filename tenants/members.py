@@ -1,0 +1,108 @@
+"""The only writer of memberships: who belongs to a tenant, and as what.
+
+Decides that nobody is locked out: a tenant that has an owner keeps one who can sign in. Every function is one
+transaction that holds the tenant's row, so that two owners who step down at once do it one after the other, and the
+second is refused. Which role may manage which is `tenants.roles`; how somebody new comes in is `tenants.invitations`.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.db import transaction
+
+from core.errors import Conflict, KeyNotPermitted, NotFound, TenantSuspended
+from tenants.models import Membership, Role, Tenant, User
+from tenants.roles import may_manage
+
+
+@transaction.atomic
+def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
+    """Gives a person a role in a tenant on the platform's behalf; one that they have already is replaced."""
+    hold_people(tenant_id)
+    row, _ = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
+    return _give(row, role)
+
+
+@transaction.atomic
+def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: User) -> Membership:
+    """Gives a member another role; never one above that of who gives it, nor to somebody above them."""
+    hold_people(tenant_id)
+    row = find_member(tenant_id, user_id)
+    check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    check_manages(tenant_id=tenant_id, by=by, role=role)
+    return _give(row, role)
+
+
+@transaction.atomic
+def remove_member(*, tenant_id: UUID, user_id: int, by: User) -> None:
+    """Takes somebody out of a tenant; everybody may leave by themselves."""
+    hold_people(tenant_id)
+    row = find_member(tenant_id, user_id)
+    if by.pk != user_id:
+        check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    row.delete()
+    if row.role == Role.OWNER:
+        _check_owned(tenant_id)
+
+
+@transaction.atomic
+def set_active(*, user_id: int, is_active: bool, by: User) -> User:
+    """Lets a person sign in, or no longer; for operators. Their sessions end with the next click."""
+    if not (by.is_active and by.is_superuser):
+        raise KeyNotPermitted("Only an operator of the platform lets people in or out.")
+    owned = Membership.objects.filter(user_id=user_id, role=Role.OWNER).order_by("tenant_id")
+    tenants = list(owned.values_list("tenant_id", flat=True))  # in order: two at once must not deadlock
+    for tenant_id in tenants:
+        hold_people(tenant_id)
+    user = User.objects.select_for_update().filter(id=user_id).first()
+    if user is None:
+        raise NotFound("There is no such person.")
+    user.is_active = is_active
+    user.save(update_fields=["is_active"])
+    if not is_active:
+        for tenant_id in tenants:
+            _check_owned(tenant_id)
+    return user
+
+
+def hold_people(tenant_id: UUID) -> None:
+    """To be called first in the transaction that changes who belongs to a tenant."""
+    if not Tenant.objects.select_for_update(no_key=True).filter(id=tenant_id):
+        raise NotFound(f"There is no tenant {tenant_id}.")
+
+
+def find_member(tenant_id: UUID, user_id: int) -> Membership:
+    """The tenant's own row, or `NotFound`."""
+    row = Membership.objects.select_related("user").filter(tenant_id=tenant_id, user_id=user_id).first()
+    if row is None:
+        raise NotFound("This person does not belong to the tenant.")
+    return row
+
+
+def check_manages(*, tenant_id: UUID, by: User, role: str) -> None:
+    """Refuses who may not give or take this role now; what they were a moment ago does not count."""
+    if not by.is_active:
+        raise KeyNotPermitted("This account was deactivated.")
+    if by.is_superuser:
+        return
+    own = Membership.objects.select_related("tenant").filter(tenant_id=tenant_id, user=by).first()
+    if own is None:
+        raise NotFound(f"There is no tenant {tenant_id}.")
+    if own.tenant.is_suspended:
+        raise TenantSuspended("This tenant is suspended; ask the operator of the platform.")
+    if not may_manage(own.role, role):
+        raise KeyNotPermitted(f"As {own.role} you cannot give or take the role {role}.", param="role")
+
+
+def _give(row: Membership, role: Role) -> Membership:
+    before, row.role = row.role, Role(role)
+    row.save(update_fields=["role"])
+    if before == Role.OWNER != row.role:
+        _check_owned(row.tenant_id)
+    return row
+
+
+def _check_owned(tenant_id: UUID) -> None:
+    if not Membership.objects.filter(tenant_id=tenant_id, role=Role.OWNER, user__is_active=True).exists():
+        raise Conflict("This is the tenant's last owner; make somebody else an owner first.")

@@ -1,0 +1,48 @@
+"""How a person signs in: the form of the admin, and what every door that takes a password goes through.
+
+A wrong password, an unknown address and a deactivated account are answered alike; who tries often waits
+(`tenants.throttle`). The session's key changes at sign-in, which Django's `login` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+from unfold.forms import AuthenticationForm
+
+from core.errors import RateLimitExceeded
+from tenants.addresses import client_address, network_of
+from tenants.throttle import Throttle
+
+sign_ins = Throttle("sign-in")
+
+
+@contextmanager
+def trying(request: HttpRequest, email: str) -> Iterator[None]:
+    """Around one look at a password: counts it, unless the block ends without an error."""
+    who = {"address": network_of(client_address(request)), "account": email.strip().lower()}
+    sign_ins.enter(**who)
+    yield
+    sign_ins.was_right(**who)
+
+
+class LoginForm(AuthenticationForm):
+    """The admin's, with small letters in addresses and with waits."""
+
+    def clean_username(self) -> str:
+        email: str = self.cleaned_data["username"].strip().lower()
+        return email
+
+    def clean(self) -> dict[str, Any]:
+        email, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
+        if not email or not password or self.request is None:
+            return super().clean()
+        try:
+            with trying(self.request, email):
+                return super().clean()
+        except RateLimitExceeded as error:
+            raise ValidationError(error.message, code="throttled") from error

@@ -1,0 +1,47 @@
+"""Background work of tenants: mails.
+
+Failure: the mail server gone means tries again over some hours, then an error in the log; the broker gone means a
+logged error and no mail. In neither case does what was done fail: an invitation can be made anew, a password asked for
+again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from celery import Task, shared_task
+from django.db import transaction
+
+from tenants import mail
+from tenants.models import Invitation, User
+
+# SMTP's errors are OSErrors. 1, 2, 4 … minutes, about two hours in all.
+_TRIES: dict[str, Any] = {
+    "autoretry_for": (OSError,),
+    "retry_backoff": 60,
+    "retry_backoff_max": 3600,
+    "max_retries": 7,
+}
+
+
+@shared_task(**_TRIES)
+def send_invitation(invitation_id: str, token: str) -> None:
+    """Mails the link, unless it has ended meanwhile."""
+    found = Invitation.objects.select_related("tenant", "invited_by")
+    row = found.filter(id=invitation_id, accepted_at=None, revoked_at=None).first()
+    if row is not None:
+        mail.send_invitation(row, token)
+
+
+@shared_task(**_TRIES)
+def send_password_reset(email: str) -> None:
+    """Mails the way to a new password, if somebody has this address: looked up here, so that asking tells nothing."""
+    user = User.objects.filter(email=email, is_active=True).first()
+    if user is not None:
+        mail.send_password_reset(user)
+
+
+def after_commit(task: Task, *args: str) -> None:
+    """Hands work to Celery once the transaction is committed; arguments are secrets and stay out of logs."""
+    transaction.on_commit(partial(task.apply_async, args, argsrepr="(…)"), robust=True)

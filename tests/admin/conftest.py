@@ -1,0 +1,55 @@
+"""A mail server for stories about people, and throttles that nobody else has used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.admin.people import Mailbox
+from tests.fakes.smtp import FakeSmtp
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(autouse=True)
+def throttles(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Any:
+    """Fresh ones, by a clock that the test moves; the sign-in's is returned."""
+    from tenants import people, signing_in
+    from tenants.throttle import Throttle
+
+    fresh = Throttle(f"sign-in {uuid4()}", clock=clock)
+    monkeypatch.setattr(signing_in, "sign_ins", fresh)
+    monkeypatch.setattr(people, "asked_resets", Throttle(f"reset {uuid4()}", account=people.RESETS, clock=clock))
+    return fresh
+
+
+@pytest.fixture
+def mailbox(settings: Any, committed: Callable[[], Any]) -> Iterator[Mailbox]:
+    """Mail is set up, and tasks run as soon as they are sent."""
+    from config.celery import app
+
+    app.conf.task_always_eager = True
+    with FakeSmtp() as smtp:
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", smtp.port
+        settings.DEFAULT_FROM_EMAIL = "Quiver <quiver@example.com>"
+        changes = {"smtp_url": f"smtp://127.0.0.1:{smtp.port}", "public_url": "https://quiver.example"}
+        settings.QUIVER = settings.QUIVER.model_copy(update=changes)
+        yield Mailbox(smtp, committed)
+    app.conf.task_always_eager = False
