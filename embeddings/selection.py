@@ -21,6 +21,7 @@ from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 from providers.base import Kind
 
+_REQUESTED = "requested"
 _TIERS = {"free": 0, "standard": 1, "enterprise": 2}
 
 
@@ -131,7 +132,20 @@ def rank(
             dropped.append(Dropped(entry.choice, fault.message, fault))
             continue
         candidates.append(Candidate(entry.choice, entry.reason, dimensions, size, held, price or 0))
+    if _is_forbidden(found, dropped):
+        candidates = []
     return Chain(tuple(candidates), tuple(dropped))
+
+
+def _is_forbidden(found: list[Eligible], dropped: list[Dropped]) -> bool:
+    """Whether the caller may use none of what it named: then a fallback would be a way around the prohibition."""
+    requested = {e.choice.configured.tenant_model_id for e in found if e.reason == _REQUESTED}
+    refused = {
+        d.choice.configured.tenant_model_id
+        for d in dropped
+        if isinstance(d.error, (errors.KeyNotPermitted, errors.ModelNotConfigured))
+    }
+    return bool(requested) and requested <= refused
 
 
 def refusal(chain: Chain) -> errors.QuiverError:
@@ -167,7 +181,7 @@ def _named(name: str, snapshot: TenantSnapshot) -> list[Eligible]:
     # One name at two providers may still be two spaces; the one preferred most decides which is meant.
     usable = [c for c in named if c.configured.is_enabled] or list(named)
     space, width = usable[0].deployment.space, usable[0].deployment.dimensions
-    found = [Eligible(c, "requested", dimensions=width) for c in named if c.deployment.space == space]
+    found = [Eligible(c, _REQUESTED, dimensions=width) for c in named if c.deployment.space == space]
     found += [Eligible(c, "same space as requested", dimensions=width) for c in _same_space(snapshot, space, named)]
     fallback = snapshot.by_model_id.get(usable[0].configured.fallback_model_id or UUID(int=0))
     if fallback is not None and all(e.choice is not fallback for e in found):

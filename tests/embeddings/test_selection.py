@@ -287,3 +287,17 @@ def test_a_named_model_gets_its_space_or_the_fallback_written_down(data):
         assert not is_same or candidate.dimensions == (asked.dimensions or meant.deployment.dimensions)
     assert len({c.choice.deployment.model_id for c in found.candidates}) == len(found.candidates)
     assert UUID(int=0) not in ids
+
+
+def test_a_key_that_may_not_use_the_named_model_gets_no_fallback_for_it():
+    fallback = choice(deployment("other", space="elsewhere"))
+    named = choice(deployment("small"), fallback_model_id=fallback.configured.model_id)
+    asked, of = request(model="small"), snapshot(named, fallback)
+    assert isinstance(refusal_of(asked, of, allowed_models=frozenset({"other"})), KeyNotPermitted)
+    assert names(chain(asked, of)) == ["openai/small", "openai/other"]
+
+
+def test_a_named_model_that_its_tenant_disabled_is_not_replaced():
+    fallback = choice(deployment("other", space="elsewhere"))
+    named = choice(deployment("small"), fallback_model_id=fallback.configured.model_id, is_enabled=False)
+    assert isinstance(refusal_of(request(model="small"), snapshot(named, fallback)), ModelNotConfigured)
