@@ -45,6 +45,9 @@ class UsageRow(models.Model):
     class Meta:
         ordering = ("-created_at", "-id")
 
+    def __str__(self) -> str:
+        return str(self.id)
+
 
 class ProviderCall(models.Model):
     """One call to a provider: how it went. Several belong to one usage row after a split or a failover."""
@@ -67,6 +70,9 @@ class ProviderCall(models.Model):
 
     class Meta:
         ordering = ("created_at", "id")
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class Limit(models.Model):

@@ -29,6 +29,7 @@ from billing.dashboard import (
     tenant_failures,
     tenant_figures,
 )
+from billing.models import UsageRow
 from catalog.models import EmbeddingModel, ProviderCredential, State
 from core.clock import utc_now
 from tenants.current import current_tenant
@@ -89,7 +90,7 @@ def _of_tenant(request: HttpRequest, tenant: Tenant) -> dict[str, Any]:
         "title": tenant.name,
         "is_suspended": tenant.is_suspended,
         "cards": _cards(figures),
-        "failures": _failure_lines(tenant_failures(tenant.id, now=now), {}),
+        "failures": _failure_lines(request, tenant_failures(tenant.id, now=now), {}),
         "models": [_tenant_model(request, row) for row in rows[:MODELS_SHOWN]],
         "more_models": _list_url(request, TenantModel) if len(rows) > MODELS_SHOWN else "",
         "steps": steps,
@@ -111,7 +112,7 @@ def _of_platform(request: HttpRequest) -> dict[str, Any]:
         "is_platform": True,
         "cards": _cards(figures),
         "top": _top_lines(request, top, names),
-        "failures": _failure_lines(failed, names),
+        "failures": _failure_lines(request, failed, names),
         "models": [_catalogue_model(request, row) for row in rows[:MODELS_SHOWN]],
         "more_models": _list_url(request, EmbeddingModel) if len(rows) > MODELS_SHOWN else "",
         "steps": steps,
@@ -145,7 +146,9 @@ def _bars(
     ]
 
 
-def _failure_lines(failures: Sequence[Failure] | None, names: dict[Any, str]) -> list[dict[str, Any]] | None:
+def _failure_lines(
+    request: HttpRequest, failures: Sequence[Failure] | None, names: dict[Any, str]
+) -> list[dict[str, Any]] | None:
     if failures is None:
         return None
     return [
@@ -157,6 +160,7 @@ def _failure_lines(failures: Sequence[Failure] | None, names: dict[Any, str]) ->
             "model": f"{each.provider}/{each.model}" if each.provider else each.model,
             "tenant": names.get(each.tenant_id, ""),
             "request_id": each.request_id,
+            "url": _row_url(request, UsageRow, each.request_id),
         }
         for each in failures
     ]
