@@ -141,7 +141,9 @@ def _read_stamp() -> dict[str, str]:
 def _install(requirements: str) -> None:
     path = CHECKOUT / requirements
     total = len(re.findall(r"^[A-Za-z0-9][^=\n]*==", path.read_text(), re.MULTILINE))
-    command = [str(PYTHON), "-m", "pip", "install", "--require-hashes", "--requirement", str(path)]
+    # The lock is whole, so nothing is left to resolve; asked to, pip before 23.3 leaves a pin for the newest release
+    # as soon as another package wants the pinned one with an extra.
+    command = [str(PYTHON), "-m", "pip", "install", "--no-deps", "--require-hashes", "--requirement", str(path)]
     command += ["--progress-bar", "off", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
     progress = _Progress(requirements, total)
     last: deque[str] = deque(maxlen=40)
