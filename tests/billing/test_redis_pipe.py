@@ -1,0 +1,91 @@
+"""The pipelined connection, on a real Valkey: order, scripts, silence, loss, return."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import hiredis
+import pytest
+
+from billing.redis_pipe import RedisAway, RedisPipe, Script
+from config.up.ports import free_port
+from config.up.valkey import EmbeddedValkey
+
+DOUBLE = Script("return redis.call('INCRBY', KEYS[1], ARGV[1] * 2)")
+
+
+@pytest.fixture
+def valkey(tmp_path):
+    server = EmbeddedValkey(tmp_path / "valkey", free_port(), "secret", durable=False)
+    process = server.start()
+    server.wait_until_ready()
+    yield server, process
+    process.send_signal(signal.SIGCONT)
+    server.stop()
+
+
+@pytest.fixture
+async def pipe(valkey):
+    found = RedisPipe(valkey[0].url(0), patience_s=0.2, scripts=(DOUBLE,))
+    found.start()
+    await up(found)
+    yield found
+    await found.close()
+
+
+async def up(pipe: RedisPipe) -> None:
+    async with asyncio.timeout(10):
+        while not pipe.is_up:
+            await asyncio.sleep(0.01)
+
+
+async def test_answers_come_to_those_who_asked(pipe):
+    answers = await asyncio.gather(*(pipe.call("ECHO", number) for number in range(500)))
+    assert answers == [b"%d" % number for number in range(500)]
+
+
+async def test_scripts_are_there_from_the_start(pipe):
+    assert await pipe.run(DOUBLE, "k", 21) == 42
+
+
+async def test_a_refusal_reaches_its_caller_alone(pipe):
+    wrong, right = pipe.call("NO-SUCH-COMMAND"), pipe.call("PING")
+    with pytest.raises(hiredis.ReplyError):
+        await wrong
+    assert await right == b"PONG"
+
+
+async def test_a_silent_server_is_away_until_it_speaks_again(pipe, valkey):
+    os.kill(valkey[1].pid, signal.SIGSTOP)
+    with pytest.raises(RedisAway):
+        await pipe.call("INCR", "n")
+    assert not pipe.is_up
+    with pytest.raises(RedisAway):
+        await pipe.call("INCR", "n")  # at once: it does not even go out
+    os.kill(valkey[1].pid, signal.SIGCONT)
+    await up(pipe)
+    assert await pipe.call("GET", "n") == b"1"  # the late one was carried out
+
+
+async def test_another_server_has_another_run_id(pipe, valkey):
+    before = pipe.run_id
+    server, _ = valkey
+    server.stop()
+    with pytest.raises(RedisAway):
+        await pipe.call("PING")
+    server.start()
+    server.wait_until_ready()
+    await up(pipe)
+    assert before
+    assert pipe.run_id not in ("", before)
+    assert await pipe.run(DOUBLE, "k", 1) == 2
+
+
+async def test_a_wrong_password_is_no_connection(valkey):
+    found = RedisPipe(valkey[0].url(0).replace("secret", "guess"))
+    found.start()
+    with pytest.raises(RedisAway):
+        await found.call("PING")
+    await found.close()
