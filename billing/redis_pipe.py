@@ -128,7 +128,7 @@ class RedisPipe:
             future.set_exception(RedisAway("not connected"))
             return future
         self._calls += 1
-        wire.send(hiredis.pack_command(words), future, time.monotonic())
+        wire.send(hiredis.pack_command(words), future, time.monotonic())  # type: ignore[arg-type]  # the stub knows one word only
         return future
 
     def run(self, script: Script, key: Word, *arguments: Word) -> asyncio.Future[Any]:
@@ -199,7 +199,7 @@ class RedisPipe:
     @staticmethod
     async def _ask(wire: _Wire, *words: Word) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire.send(hiredis.pack_command(words), future, time.monotonic())
+        wire.send(hiredis.pack_command(words), future, time.monotonic())  # type: ignore[arg-type]  # the stub knows one word only
         return await future
 
 
