@@ -84,6 +84,7 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     latency_ms: float
     provider_latency_ms: float
     attempts: int
+    pool: int | None = None  # that the charge was spent from (`billing.limits.Hold.pool`)
 
 
 class _Entry:

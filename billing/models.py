@@ -41,6 +41,7 @@ class UsageRow(models.Model):
     latency_ms = models.FloatField(default=0)
     provider_latency_ms = models.FloatField(default=0)
     attempts = models.PositiveSmallIntegerField(default=0)
+    pool = models.BigIntegerField(null=True, help_text="What the charge was spent from; see `Pool`.")
 
     class Meta:
         ordering = ("-created_at", "-id")
@@ -131,3 +132,56 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount.normalize():f} {self.measure} per {self.period} ({self.mode})"
+
+
+class Pool(models.Model):
+    """Whoever spends what PostgreSQL grants: a tenant's Redis, or one worker while Redis is away."""
+
+    class Kind(models.TextChoices):
+        REDIS = "redis"
+        DIRECT = "direct"
+
+    id = models.BigAutoField(primary_key=True)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+", db_index=False)
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    opened_at = models.DateTimeField()
+    used_at = models.DateTimeField(help_text="When it was granted something last.")
+    closed_at = models.DateTimeField(null=True, help_text="From then on it is granted nothing.")
+
+    class Meta:
+        indexes = [models.Index(fields=["tenant", "kind"], name="pool_by_tenant")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant"], condition=Q(kind="redis", closed_at=None), name="pool_one_open_redis"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Counter(models.Model):
+    """What a limit's period has used and granted. In SQL its key is (limit_id, period_start)."""
+
+    limit = models.OneToOneField(Limit, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    period_start = models.DateField()
+    tenant_id = models.UUIDField()
+    settled = models.BigIntegerField(default=0, help_text="Sum of the usage rows that no live pool accounts for.")
+    granted = models.BigIntegerField(default=0, help_text="Sum of what live pools hold or have spent.")
+    recount_at = models.DateTimeField(null=True, help_text="When it is to be counted anew from the ledger.")
+
+    def __str__(self) -> str:
+        return f"{self.limit_id} {self.period_start}"
+
+
+class Grant(models.Model):
+    """What a pool was granted of a limit's period. In SQL its key is (limit_id, period_start, pool_id)."""
+
+    limit = models.OneToOneField(Limit, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    period_start = models.DateField()
+    tenant_id = models.UUIDField()
+    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="+", db_index=False)
+    amount = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.limit_id} {self.period_start} {self.pool_id}"

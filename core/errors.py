@@ -13,6 +13,7 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
     │   ├── InvalidApiKey           401 invalid_api_key
     │   ├── PaymentRequired         402 -
     │   │   ├── QuotaExceeded       402 quota_exceeded
+    │   │   ├── BudgetExceeded      402 budget_exceeded
     │   │   └── ModelUnpriced       402 model_unpriced
     │   ├── KeyNotPermitted         403 key_not_permitted
     │   ├── TenantSuspended         403 tenant_suspended
@@ -34,6 +35,7 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
         ├── ProviderCapacity        503 provider_capacity
         ├── NoModelAvailable        503 no_model_available
         ├── LedgerUnavailable       503 ledger_unavailable
+        ├── LimitsUnavailable       503 limits_unavailable
         ├── Starting                503 starting
         ├── Draining                503 draining
         └── ProviderTimeout         504 provider_timeout
@@ -120,6 +122,12 @@ class QuotaExceeded(PaymentRequired):
     """A limit does not allow this request; `quota_type` says which kind, `request` is the caller's `max_cost_usd`."""
 
     code = "quota_exceeded"
+
+
+class BudgetExceeded(PaymentRequired):
+    """A budget (a limit in USD) does not allow this request; it says so like `quota_exceeded`."""
+
+    code = "budget_exceeded"
 
 
 class ModelUnpriced(PaymentRequired):
@@ -244,6 +252,12 @@ class LedgerUnavailable(ServiceError):
     """The ledger cannot be written; nothing is answered that was not booked."""
 
     status, code = 503, "ledger_unavailable"
+
+
+class LimitsUnavailable(ServiceError):
+    """Neither Redis nor PostgreSQL can say whether a hard limit allows the request; no provider was called."""
+
+    status, code = 503, "limits_unavailable"
 
 
 class Starting(ServiceError):
