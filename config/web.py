@@ -26,6 +26,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from config.environment import variable
+from config.http_protocol import OneWriteProtocol
 from config.up.lifeline import die_with
 
 APPLICATION = "config.asgi:application"
@@ -149,7 +150,7 @@ def configuration(application: str, host: str, port: int, workers: int) -> uvico
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=OneWriteProtocol,
         ws="websockets",
         ws_ping_interval=30,
         ws_ping_timeout=30,

@@ -1,86 +1,54 @@
 """One request from texts to vectors, in order: the orchestrator of the data plane. Read this first.
 
-plan (which models may answer) → is the ledger up → call the candidates until one gives right vectors → charge →
-commit the usage row → answer. Selection, sizes, costs, failures and the wire are decided elsewhere; here is the order.
+plan (which models may answer) → is the ledger up → for each candidate: what the cache has → join what is under way →
+hold tokens and money for the rest → have it computed → charge → commit the usage row → settle the hold → answer.
+Selection, sizes, costs, limits, breakers, batches, failures and the wire are decided elsewhere; here is the order.
 
-Failure: a candidate fails → the next one, inside one deadline; the ledger away → held back by it, then its 503, and no
-provider is called meanwhile. What was sent is never cancelled: it is awaited to its deadline, recorded and paid for.
+All vectors of an answer are of one place (space, epoch, width). A candidate of another place begins anew: what was
+found or computed before is dropped, at the platform's cost.
+
+Failure: a candidate fails, is over a limit or must not be called now → the next one, inside one deadline; the ledger
+away → held back by it, then its 503, and no provider is called meanwhile. Whatever is raised, nothing was charged and
+the hold is released. What was sent is never cancelled (`dispatch.py`); what comes of it too late is cached.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import median
-from typing import Protocol
+from functools import partial
 from uuid import UUID
 
-import numpy as np
+from billing.refusals import refusal_of
 
-from billing.ledger import CallRecord, UsageRecord
+from billing.ledger import UsageRecord
+from billing.limit_terms import HoldAsk, Refused
+from billing.limits import Hold
 from catalog.deployments import Deployment
 from core.clock import unix_ms
-from core.errors import InternalError, InvalidRequest, NoModelAvailable, ProviderTimeout, QuiverError
-from core.ids import uuid7_text
+from core.errors import InternalError, InvalidRequest, QuiverError
 from core.money import cost_nano
 from embeddings import selection
+from embeddings.cache_keys import KeyRing
+from embeddings.calls import Call
+from embeddings.computing import Computing
+from embeddings.gathering import Gathered, place_of
+from embeddings.inflight import InFlight
 from embeddings.inputs import Inputs
+from embeddings.ports import Board, Cache, Ledger, Limits, Observer
+from embeddings.records import Attempt, Charge, usage_of
 from embeddings.requests import EmbeddingRequest
-from embeddings.selection import Candidate, Chain
-from embeddings.snapshot import TenantSnapshot
-from embeddings.tokens import CL100K, likely
-from providers.answers import check_vectors
-from providers.base import EmbedCall, Endpoint, EndpointRefused, Provider, Vectors
-from providers.failures import ProviderFailure
+from embeddings.routes import route_key
+from embeddings.selection import Candidate, Dropped, Plan
+from embeddings.work import Next, Work, with_attempts
+from providers.base import Vectors
 from providers.heavy import off_loop
-from providers.splitting import split_by_caps
-from tenants.snapshots import KeyGrant
 
-_PARALLEL_CALLS = 8  # of one request to one provider
-_LEAST_TIME_S = 0.002  # below it a call cannot succeed, so it is not paid for
-_LATENCIES_KEPT = 64
-
-
-class LedgerPort(Protocol):
-    async def ready(self, *, within_s: float) -> None: ...
-    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
-    def note(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
-
-
-class ProvidersPort(Protocol):
-    def get(self, endpoint: Endpoint) -> Provider: ...
-
-
-class Observer(Protocol):
-    """Is told of every finished request, once, after its answer is certain."""
-
-    def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Who asks, when, and until when."""
-
-    request_id: str
-    created_ms: int  # the time in `request_id`
-    key: KeyGrant
-    snapshot: TenantSnapshot
-    started: float  # monotonic seconds
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One candidate that was tried."""
-
-    model: str
-    provider: str
-    outcome: str
-    ms: float
+_PLAN_KEPT_S = 300.0
+_MOST_PLANS = 1000  # of one snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,306 +58,232 @@ class Answer:
     vectors: Vectors
     usage: UsageRecord
     attempts: Sequence[Attempt]
-
-
-@dataclass(slots=True)
-class _Trace:
-    """What has been tried for one request so far."""
-
-    attempts: list[Attempt]
-    calls: list[CallRecord]
+    hold: Hold | None
+    failed: Mapping[int, QuiverError]  # items that failed alone
 
 
 class Gateway:
     def __init__(
         self,
         *,
-        providers: ProvidersPort,
-        ledger: LedgerPort,
+        computing: Computing,
+        ledger: Ledger,
+        limits: Limits,
+        cache: Cache,
+        names: KeyRing,
+        board: Board,
         observer: Observer,
         now: Callable[[], datetime],
         most_tokens: int,
     ) -> None:
-        self._providers = providers
+        self._computing = computing
         self._ledger = ledger
+        self._limits = limits
+        self._cache = cache
+        self._names = names
+        self._board = board
         self._observer = observer
         self._now = now
         self._most_tokens = most_tokens
-        self._turn = 0
-        self._latencies: dict[UUID, deque[float]] = {}
+        self._inflight = InFlight()
+        self._under_way = 0
 
     async def embed(self, request: EmbeddingRequest, call: Call) -> Answer:
         """Raises one of `core.errors`; whatever it raises, nothing was charged."""
-        trace = _Trace([], [])
+        work = Work(request, Inputs(request), call)
+        self._under_way += 1
         try:
-            inputs = Inputs(request)
-            chain = await self._plan(request, inputs, call)
+            plan = self.plan(request, call)
             await self._ledger.ready(within_s=call.deadline - time.monotonic())
-            return await self._serve(request, inputs, chain, call, trace)
+            return await self._serve(work, plan)
         except QuiverError as error:
-            self._note_failure(request, call, trace, error.code)
+            self._note_failure(work, error.code)
             raise
         except asyncio.CancelledError:
-            self._note_failure(request, call, trace, "cancelled")
+            self._note_failure(work, "cancelled")
             raise
         except Exception:
-            self._note_failure(request, call, trace, InternalError.code)
+            self._note_failure(work, InternalError.code)
             raise
+        finally:
+            self._under_way -= 1
+            if work.hold is not None:
+                self._limits.release(work.hold)
 
-    async def _plan(self, request: EmbeddingRequest, inputs: Inputs, call: Call) -> Chain:
-        """The candidate chain. Raises why there is none."""
-        now = self._now()
-        latency = {m: median(seen) for m, seen in self._latencies.items()} if request.strategy == "latency" else {}
-        found = selection.eligible(request.model, call.snapshot, strategy=request.strategy, latency_ms=latency, now=now)
-        tokenizers = {entry.choice.deployment.tokenizer for entry in found}
-        sizes = await off_loop(inputs.sizes, tokenizers) if inputs.is_heavy else inputs.sizes(tokenizers)
-        chain = selection.rank(request, call.snapshot, found, sizes, allowed_models=call.key.models, now=now)
-        if not chain.candidates:
-            raise selection.refusal(chain)
-        least = sum(chain.candidates[0].size.least)
+    def statistics(self) -> dict[str, int]:
+        return {
+            "requests": self._under_way,
+            **{f"inflight_{name}": value for name, value in self._inflight.statistics().items()},
+            **self._computing.statistics(),
+        }
+
+    def plan(self, request: EmbeddingRequest, call: Call) -> Plan:
+        """The configured part of the chain, kept with the snapshot that it rests on."""
+        asked = selection.question(request, call.key.models)
+        plans, now = call.snapshot.plans, time.monotonic()
+        kept = plans.get(asked)
+        if kept is not None and kept[1] > now:
+            return kept[0]
+        if len(plans) >= _MOST_PLANS:
+            plans.clear()
+        found = selection.plan(asked, call.snapshot, self._now())
+        plans[asked] = (found, now + _PLAN_KEPT_S)
+        return found
+
+    def latencies(self, plan: Plan) -> Mapping[UUID, float]:
+        """Median milliseconds of each model's quickest route; only for a plan that asks for it."""
+        if plan.strategy != "latency":
+            return {}
+        seen = self._board.latencies.p50(unix_ms() / 1000)
+        found: dict[UUID, float] = {}
+        for entry in plan.entries:
+            deployment = entry.choice.deployment
+            known = [seen.get(route_key(each, deployment.identifier)) for each in deployment.endpoints]
+            if times := [ms for ms in known if ms is not None]:
+                found[deployment.model_id] = min(times)
+        return found
+
+    # The candidates, in order
+
+    async def _serve(self, work: Work, plan: Plan) -> Answer:
+        self._computing.began()
+        gathered: Gathered | None = None
+        dropped: list[Dropped] = []
+        last: QuiverError | None = None
+        for entry in plan.in_order(self.latencies(plan)):
+            fitted = await self._fit(work, entry)
+            if isinstance(fitted, Dropped):
+                dropped.append(fitted)
+                continue
+            self._check_size(fitted)
+            gathered = await self._look_up(work, fitted, gathered)
+            work.tokens, work.told_tokens, work.held_tokens, work.retries = 0, 0, 0, 0
+            try:
+                await self._complete(work, fitted, gathered)
+            except Next as failed:
+                last = failed.error
+                continue
+            return await self._charge(work, fitted, gathered)
+        raise with_attempts(last or selection.refusal(dropped), work.trace)
+
+    async def _fit(self, work: Work, entry: selection.Eligible) -> Candidate | Dropped:
+        tokenizer, inputs = entry.choice.deployment.tokenizer, work.inputs
+        if entry.fault is not None:
+            size = None
+        elif inputs.is_heavy:
+            size = await off_loop(inputs.size, tokenizer)
+        else:
+            size = inputs.size(tokenizer)
+        return selection.fit(entry, work.request, work.call.snapshot, size, self._now())
+
+    def _check_size(self, candidate: Candidate) -> None:
+        least = sum(candidate.size.least)
         if least > self._most_tokens:
             raise InvalidRequest(
                 f"`input` has {least} tokens in all; at most {self._most_tokens} go into one request.", param="input"
             )
-        return chain
 
-    async def _serve(
-        self, request: EmbeddingRequest, inputs: Inputs, chain: Chain, call: Call, trace: _Trace
-    ) -> Answer:
-        """Tries the candidates in order. Raises the error of the last one that was tried."""
-        last: QuiverError = NoModelAvailable("No provider could be called.")
-        for candidate in chain.candidates:
-            for endpoint in self._rotated(candidate.choice.deployment.endpoints):
-                if call.deadline - time.monotonic() < _LEAST_TIME_S:
-                    raise self._public(ProviderTimeout("The deadline passed before a provider answered."), trace)
-                started = time.monotonic()
-                try:
-                    provider = self._providers.get(endpoint)
-                    vectors, tokens = await self._ask(provider, request, inputs, candidate, call, trace)
-                except EndpointRefused as refused:
-                    last = NoModelAvailable(str(refused))
-                    self._tried(trace, candidate, "not_callable", started)
-                    continue
-                except ProviderFailure as failure:
-                    self._tried(trace, candidate, failure.kind.value, started)
-                    last = _translated(failure, candidate, request)
-                    if not failure.meaning.other_route:
-                        raise self._public(last, trace) from None
-                    continue
-                self._tried(trace, candidate, "ok", started)
-                return await self._charge(request, inputs, candidate, vectors, tokens, call, trace)
-        raise self._public(last, trace)
-
-    async def _ask(
-        self,
-        provider: Provider,
-        request: EmbeddingRequest,
-        inputs: Inputs,
-        candidate: Candidate,
-        call: Call,
-        trace: _Trace,
-    ) -> tuple[Vectors, int | None]:
-        """All vectors from one provider, in as many calls as its caps demand, and its token count if it gave one."""
-        deployment = candidate.choice.deployment
-        is_heavy = inputs.is_heavy
-        items, counts = await off_loop(inputs.for_candidate, candidate) if is_heavy else inputs.for_candidate(candidate)
-        slices = split_by_caps(counts, max_items=deployment.max_items, max_tokens=deployment.max_tokens_per_call)
-        if len(slices) == 1:
-            return await self._call(provider, request, items, candidate, call, trace)
-        parts: list[tuple[Vectors, int | None]] = [(np.empty((0, 0), np.float32), None)] * len(slices)
-        failures: list[ProviderFailure] = []
-        remaining = iter(enumerate(slices))
-
-        async def work() -> None:
-            for number, part in remaining:
-                if failures:
-                    return
-                try:
-                    parts[number] = await self._call(provider, request, items[part], candidate, call, trace)
-                except ProviderFailure as failure:
-                    failures.append(failure)
-
-        await asyncio.gather(*(work() for _ in range(min(_PARALLEL_CALLS, len(slices)))))
-        if failures:
-            raise failures[0]
-        tokens = [count for _, count in parts]
-        return np.concatenate([v for v, _ in parts]), None if None in tokens else sum(filter(None, tokens))
-
-    async def _call(
-        self,
-        provider: Provider,
-        request: EmbeddingRequest,
-        items: Sequence[str] | Sequence[list[int]],
-        candidate: Candidate,
-        call: Call,
-        trace: _Trace,
-    ) -> tuple[Vectors, int | None]:
-        """One upstream call, checked and recorded."""
-        deployment, width = candidate.choice.deployment, candidate.dimensions
-        is_cut = width != deployment.dimensions
-        started = time.monotonic()
-        timeout_s = min(call.deadline - started, provider.endpoint.timeout_s)
-        upstream = EmbedCall(
-            identifier=deployment.identifier,
-            inputs=items,
-            width=width,
-            dimensions=width if is_cut and deployment.takes_dimensions else None,
-            input_type=request.input_type,
-        )
-        try:
-            answer = await provider.embed(upstream, timeout_s=timeout_s)
-            vectors = check_vectors(
-                answer.vectors, count=len(items), width=width, cut=is_cut and deployment.is_matryoshka
+    async def _look_up(self, work: Work, candidate: Candidate, before: Gathered | None) -> Gathered:
+        """What is there already in this candidate's place: of the cache, or of the candidate before it."""
+        inputs, place, deployment = work.inputs, place_of(candidate), candidate.choice.deployment
+        prepare = partial(inputs.for_candidate, candidate)
+        items, counts = await off_loop(prepare) if inputs.is_heavy else prepare()
+        if before is not None and before.place == place and before.items is items:
+            before.counts, before.failed = counts, dict(candidate.too_long)
+            return before
+        config, input_type = work.call.snapshot.config, work.request.input_type
+        name = partial(self._names.keys, config.tenant_id, space=place[0], epoch=place[1], input_type=input_type)
+        names = name(dimensions=place[2]).of(items)
+        gathered = Gathered(place, items, counts, names, [None] * len(items))
+        gathered.failed.update(candidate.too_long)
+        if config.settings.cache_enabled and work.request.reads_cache:
+            has_full = deployment.is_matryoshka and place[2] < deployment.dimensions
+            gathered.take(
+                await self._cache.get(
+                    names,
+                    place[2],
+                    full_keys=name(dimensions=deployment.dimensions).of(items) if has_full else (),
+                    full_dimensions=deployment.dimensions if has_full else 0,
+                    model=deployment.name,
+                )
             )
-        except ProviderFailure as failure:
-            trace.calls.append(_record(call, candidate, provider.endpoint, len(items), started, failure=failure))
-            raise
-        trace.calls.append(
-            _record(
-                call,
-                candidate,
-                provider.endpoint,
-                len(items),
-                started,
-                tokens=answer.tokens,
-                upstream_id=answer.upstream_id,
-            )
-        )
-        return vectors, answer.tokens
+        return gathered
 
-    async def _charge(
-        self,
-        request: EmbeddingRequest,
-        inputs: Inputs,
-        candidate: Candidate,
-        vectors: Vectors,
-        tokens: int | None,
-        call: Call,
-        trace: _Trace,
-    ) -> Answer:
-        """Books what the request cost; returns when that is committed."""
-        counted = tokens
-        if counted is None:
-            is_exact = candidate.choice.deployment.tokenizer == CL100K
-            counted = candidate.held_tokens if is_exact else likely(inputs.byte_count())
-        charged = min(counted, candidate.held_tokens)
-        usage = self._usage(request, call, trace, "ok", candidate=candidate, charged=charged, counted=tokens)
-        calls = tuple(trace.calls)
-        await self._ledger.commit(usage, calls)
-        self._observer.finished(call.snapshot.config.slug, usage, calls)
-        return Answer(candidate.choice.deployment, candidate.dimensions, vectors, usage, trace.attempts)
+    async def _complete(self, work: Work, candidate: Candidate, gathered: Gathered) -> None:
+        """Gets what is missing. Raises `Next` when this candidate cannot."""
+        may_join = work.request.reads_cache
+        while missing := gathered.missing:
+            if candidate.too_dear is not None:
+                raise Next(candidate.too_dear)
+            names = [gathered.names[index] for index in missing]
+            with self._inflight.claim(names if may_join else ()) as claim:
+                mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
+                if mine:
+                    self._computing.check(work, candidate)
+                    await self._hold(work, candidate, gathered, mine)
+                    await self._computing.compute(work, candidate, gathered, mine, claim)
+                if claim.others:
+                    within_s = work.call.deadline - time.monotonic()
+                    gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
+            may_join = False  # whose leader failed is computed here
 
-    def _note_failure(self, request: EmbeddingRequest, call: Call, trace: _Trace, code: str) -> None:
-        usage = self._usage(request, call, trace, code)
-        if trace.calls:  # a request that no provider saw leaves a metric and a log line, not a row
-            self._ledger.note(usage, tuple(trace.calls))
-        self._observer.finished(call.snapshot.config.slug, usage, trace.calls)
-
-    def _usage(
-        self,
-        request: EmbeddingRequest,
-        call: Call,
-        trace: _Trace,
-        status: str,
-        *,
-        candidate: Candidate | None = None,
-        charged: int = 0,
-        counted: int | None = None,
-    ) -> UsageRecord:
-        deployment = candidate.choice.deployment if candidate else None
-        return UsageRecord(
-            id=call.request_id,
-            created_ms=call.created_ms,
+    async def _hold(self, work: Work, candidate: Candidate, gathered: Gathered, mine: Sequence[int]) -> None:
+        """Reserves what these texts may cost at most, in place of what was held before. Raises `Next` over a limit."""
+        call = work.call
+        work.held_tokens += gathered.tokens_of(mine)
+        ask = HoldAsk(
             tenant_id=call.snapshot.config.tenant_id,
-            key_id=call.key.key_id,
-            agent_id=call.key.agent_id,
-            model_id=deployment.model_id if deployment else None,
-            model=deployment.name if deployment else (trace.attempts[-1].model if trace.attempts else ""),
-            provider=deployment.provider if deployment else (trace.attempts[-1].provider if trace.attempts else ""),
-            space=deployment.space if deployment else "",
-            dimensions=candidate.dimensions if candidate else 0,
-            items=request.items,
-            cached=0,
-            tokens=charged,
-            held_tokens=candidate.held_tokens if candidate else 0,
-            provider_tokens=counted,
-            estimated=candidate is not None and counted is None,
-            cost_nano=cost_nano(charged, candidate.nano_per_million) if candidate else 0,
-            source="api",
-            status=status,
-            task_type=request.task_type,
-            latency_ms=_ms_since(call.started),
-            provider_latency_ms=sum(a.ms for a in trace.attempts),
-            attempts=len(trace.attempts),
+            request_id=call.request_id,
+            created_ms=call.created_ms,
+            model_id=candidate.choice.deployment.model_id,
+            limits=call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id),
+            tokens=0 if call.free else work.held_tokens,
+            nano=0 if call.free else cost_nano(work.held_tokens, candidate.nano_per_million),
+        )
+        started = time.monotonic()
+        try:
+            work.hold = await self._limits.hold(ask, replacing=work.hold)
+        except Refused as refused:
+            work.trace.tried(candidate, "limit", started)
+            others = selection.suggested(call.snapshot, but=(candidate.choice.deployment.name,))
+            raise Next(refusal_of(refused, suggested_models=others)) from None
+
+    # The end
+
+    async def _charge(self, work: Work, candidate: Candidate, gathered: Gathered) -> Answer:
+        """Books what the request cost; returns when that is committed and the hold is settled."""
+        call, hold = work.call, work.hold
+        tokens = 0 if call.free else min(work.tokens, work.held_tokens)
+        has_computed = gathered.cached < len(gathered.rows)
+        charge = Charge(
+            candidate,
+            tokens=tokens,
+            nano=cost_nano(tokens, candidate.nano_per_million),
+            held_tokens=work.held_tokens,
+            provider_tokens=work.told_tokens if has_computed else None,
+            is_estimated=has_computed and work.told_tokens is None,
+            cached=gathered.cached,
+            pool=hold.pool if hold is not None else None,
+        )
+        usage = usage_of(work.request, call, work.trace, "ok", charge)
+        calls = tuple(work.trace.calls)
+        await self._ledger.commit(usage, calls, call.claim_id)
+        if hold is not None:
+            work.hold = None
+            self._limits.settle(hold, tokens=tokens, nano=charge.nano, requests=0 if call.free else 1)
+        self._observer.finished(call.snapshot.config.slug, usage, calls, work.trace.attempts)
+        return Answer(
+            candidate.choice.deployment,
+            candidate.dimensions,
+            gathered.vectors(),
+            usage,
+            work.trace.attempts,
+            hold,
+            gathered.failed,
         )
 
-    def _rotated(self, endpoints: tuple[Endpoint, ...]) -> Sequence[Endpoint]:
-        """All credentials of a provider, beginning with another one each time."""
-        if len(endpoints) == 1:
-            return endpoints
-        self._turn += 1
-        start = self._turn % len(endpoints)
-        return endpoints[start:] + endpoints[:start]
-
-    def _tried(self, trace: _Trace, candidate: Candidate, outcome: str, started: float) -> None:
-        deployment = candidate.choice.deployment
-        ms = _ms_since(started)
-        trace.attempts.append(Attempt(deployment.name, deployment.provider, outcome, ms))
-        if outcome == "ok":
-            self._latencies.setdefault(deployment.model_id, deque(maxlen=_LATENCIES_KEPT)).append(ms)
-
-    def _public(self, error: QuiverError, trace: _Trace) -> QuiverError:
-        """The error with what was tried."""
-        attempts: list[Mapping[str, object]] = [
-            {"model": a.model, "provider": a.provider, "outcome": a.outcome, "ms": a.ms} for a in trace.attempts
-        ]
-        error.extra = {**error.extra, "attempts": attempts}
-        return error
-
-
-def _translated(failure: ProviderFailure, candidate: Candidate, request: EmbeddingRequest) -> QuiverError:
-    """A provider's failure in our own words: its kind, never its text."""
-    deployment, public = candidate.choice.deployment, failure.meaning.public
-    if failure.meaning.callers_fault:
-        index = {"index": 0} if request.items == 1 else {}
-        return public(f"{deployment.name} refused this input ({failure.kind.value}).", param="input", extra=index)
-    return public(
-        f"{deployment.name} at {deployment.provider} failed ({failure.kind.value}).",
-        retry_after=max(1, round(failure.retry_after or 1)),
-    )
-
-
-def _record(
-    call: Call,
-    candidate: Candidate,
-    endpoint: Endpoint,
-    items: int,
-    started: float,
-    *,
-    tokens: int | None = None,
-    upstream_id: str = "",
-    failure: ProviderFailure | None = None,
-) -> CallRecord:
-    deployment = candidate.choice.deployment
-    created_ms = unix_ms()
-    return CallRecord(
-        id=uuid7_text(created_ms),
-        created_ms=created_ms,
-        tenant_id=call.snapshot.config.tenant_id,
-        request_id=call.request_id,
-        model_id=deployment.model_id,
-        model=deployment.name,
-        provider=deployment.provider,
-        credential_id=endpoint.credential_id,
-        items=items,
-        tokens=tokens,
-        outcome=failure.kind.value if failure else "ok",
-        status=failure.status if failure else None,
-        detail=failure.detail if failure else "",
-        upstream_id=(failure.upstream_id if failure else upstream_id)[:200],
-        latency_ms=_ms_since(started),
-    )
-
-
-def _ms_since(started: float) -> float:
-    return round((time.monotonic() - started) * 1000, 3)
+    def _note_failure(self, work: Work, code: str) -> None:
+        usage = usage_of(work.request, work.call, work.trace, code)
+        if work.trace.calls:  # a request that no provider saw leaves a metric and a log line, not a row
+            self._ledger.note(usage, tuple(work.trace.calls))
+        self._observer.finished(work.call.snapshot.config.slug, usage, work.trace.calls, work.trace.attempts)

@@ -6,7 +6,7 @@ inputs off the loop (`is_heavy`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from embeddings import tokens
 from embeddings.requests import EmbeddingRequest
@@ -27,12 +27,11 @@ class Inputs:
         texts, arrays = self._request.texts, self._request.tokens
         return sum(map(len, texts)) + sum(map(len, arrays)) * 4 > _HEAVY_CHARACTERS
 
-    def sizes(self, tokenizers: Collection[str]) -> dict[str, Size | None]:
-        """Sizes under each tokenizer; None: these tokens are no text, and this tokenizer needs one."""
-        for tokenizer in tokenizers:
-            if tokenizer not in self._sizes:
-                self._sizes[tokenizer] = self._measure(tokenizer)
-        return self._sizes
+    def size(self, tokenizer: str) -> Size | None:
+        """The size under a tokenizer; None: these tokens are no text, and this tokenizer needs one."""
+        if tokenizer not in self._sizes:
+            self._sizes[tokenizer] = self._measure(tokenizer)
+        return self._sizes[tokenizer]
 
     def for_candidate(self, candidate: Candidate) -> tuple[Sequence[str] | Sequence[list[int]], list[int]]:
         """What to send, and the tokens of each item, cut to the model's length where the caller wants that."""
@@ -50,10 +49,6 @@ class Inputs:
             t if c <= most else tokens.cut(t, deployment.tokenizer, most) for t, c in zip(texts, counts, strict=True)
         ]
         return [t or "" for t in cut], [min(c, most) for c in counts]
-
-    def byte_count(self) -> int:
-        """UTF-8 bytes of all texts."""
-        return sum(len(text.encode()) for text in self._as_texts() or [])
 
     def _measure(self, tokenizer: str) -> Size | None:
         if self._request.tokens and tokenizer == CL100K:

@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from core.errors import InvalidRequest, NotSupported, UnknownField
+from core.errors import InvalidRequest, UnknownField
 from core.money import nano_from_usd
 from embeddings.tokens import VOCABULARY
 from providers.base import InputType
 
 MAX_ITEMS = 2048
 Strategy = Literal["priority", "cost", "latency", "quality"]
+Fallback = Literal["auto", "space", "none"]
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -35,8 +36,8 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     optimize: Strategy | None = None
     truncate: Literal["error", "end"] | None = None
     max_cost_usd: Decimal | None = None
-    fallback: object = None
-    on_item_error: object = None
+    fallback: Fallback | None = None
+    on_item_error: Literal["fail", "partial"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class EmbeddingRequest:
     max_cost_nano: int | None = None
     required_space: str = ""
     required_space_dimensions: int | None = None
+    fallback: Fallback = "auto"
+    is_partial: bool = False  # an item that fails alone leaves the others their answer
+    reads_cache: bool = True
+    fills_cache: bool = True
 
     @property
     def items(self) -> int:
@@ -67,11 +72,13 @@ _CHOICES = {
     "input_type": "query, document, classification, clustering or similarity",
     "optimize": "priority, cost, latency or quality",
     "truncate": "error or end",
+    "fallback": "auto, space or none",
+    "on_item_error": "fail or partial",
     "task_type": "1 to 100 printable characters",
 }
 
 
-def decode(body: bytes, *, required_space: str = "") -> EmbeddingRequest:
+def decode(body: bytes, *, required_space: str = "", cache_control: bytes = b"") -> EmbeddingRequest:
     """Raises `InvalidRequest` and its kin with `param` set to the caller's own name of the field."""
     try:
         asked = _decoder.decode(body)
@@ -79,9 +86,6 @@ def decode(body: bytes, *, required_space: str = "") -> EmbeddingRequest:
         raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is no valid JSON: {error}", param=_field_at(body, str(error))) from None
-    for name in ("fallback", "on_item_error"):
-        if getattr(asked, name) is not None:
-            raise NotSupported(f"`{name}` is not served by this build yet; leave it out.", param=name)
     texts, tokens = _inputs(asked.input)
     space, dimensions = _space(required_space)
     return EmbeddingRequest(
@@ -97,6 +101,10 @@ def decode(body: bytes, *, required_space: str = "") -> EmbeddingRequest:
         max_cost_nano=_max_cost(asked.max_cost_usd),
         required_space=space,
         required_space_dimensions=dimensions,
+        fallback=asked.fallback or "auto",
+        is_partial=asked.on_item_error == "partial",
+        reads_cache=b"no-cache" not in cache_control,
+        fills_cache=b"no-store" not in cache_control,
     )
 
 

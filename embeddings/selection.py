@@ -1,22 +1,25 @@
 """Which models may answer a request, in which order, and why. Pure.
 
-Decides in two steps: `eligible` finds by name or by freedom of choice what may answer at all, in order; `rank` drops,
-each with its reason, what cannot answer this very request. Health and limits are the gateway's, at the call.
+Decides in two steps. `plan` finds by name or by freedom of choice what may answer at all, in order, and judges each by
+its rows: that much is the same for every such request until a row changes. `fit` looks at one entry for this very
+request: size, price, sunset. Every model that cannot answer is dropped with its reason. Health and limits are the
+gateway's, at the call.
+
 The rule that vector spaces never mix silently (DESIGN 5.1) is held here: a request that names a model gets that model's
-space, or the fallback that the tenant's admin wrote down, and nothing else.
+space, or the fallback that the tenant's admin wrote down, and nothing else; its own `fallback` can only narrow that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from uuid import UUID
 
 from core import errors
 from core.money import cost_nano
-from embeddings.requests import EmbeddingRequest, Strategy
+from embeddings.requests import EmbeddingRequest, Fallback, Strategy
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 from providers.base import Kind
@@ -26,13 +29,49 @@ _TIERS = {"free": 0, "standard": 1, "enterprise": 2}
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What of a request decides the configured part of its chain; equal questions to one snapshot have one plan."""
+
+    model: str | None
+    strategy: Strategy
+    fallback: Fallback
+    dimensions: int | None
+    required_space: str
+    required_space_dimensions: int | None
+    allowed_models: frozenset[str]  # of the key; empty: all
+
+
+@dataclass(frozen=True, slots=True)
 class Eligible:
-    """A model that may answer as far as its name and the tenant's wishes go."""
+    """A model that may answer as far as its name and the tenant's wishes go; `fault` is why its rows forbid it."""
 
     choice: Choice
     reason: str
     is_fallback: bool = False
-    dimensions: int | None = None  # the requested model's own: its space at another width is not comparable
+    own_dimensions: int | None = None  # the requested model's: its space at another width is not comparable
+    dimensions: int = 0
+    fault: errors.QuiverError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """In order of preference, those that cannot answer among them. Holds as long as its snapshot does."""
+
+    entries: tuple[Eligible, ...]
+    strategy: Strategy
+
+    def in_order(self, latency_ms: Mapping[UUID, float]) -> Sequence[Eligible]:
+        """Live latency is never kept: it is looked at each time."""
+        if self.strategy != "latency":
+            return self.entries
+        return sorted(
+            self.entries,
+            key=lambda e: (
+                e.is_fallback,
+                not e.choice.configured.is_enabled,
+                latency_ms.get(e.choice.deployment.model_id, inf),
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +84,18 @@ class Candidate:
     size: Size
     held_tokens: int
     nano_per_million: int
+    too_dear: errors.QuiverError | None = None  # for what must be computed; what is in the cache may be answered
+    too_long: Mapping[int, errors.QuiverError] = field(default_factory=dict)  # items that fail alone, by index
 
     @property
     def held_nano(self) -> int:
         return cost_nano(self.held_tokens, self.nano_per_million)
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Tokens of each item, as far as it is sent."""
+        most = self.choice.deployment.max_tokens
+        return self.size.counts if self.held_tokens == self.size.total else [min(c, most) for c in self.size.counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,100 +113,140 @@ class Chain:
     dropped: tuple[Dropped, ...]
 
 
-def eligible(
-    model: str | None,
-    snapshot: TenantSnapshot,
-    *,
-    strategy: Strategy = "priority",
-    latency_ms: Mapping[UUID, float],
-    now: datetime,
-) -> list[Eligible]:
-    """In order of preference. Raises `ModelNotConfigured` when the name stands for nothing of this tenant's."""
-    if model is None:
-        found = _free_choice(snapshot)
-    else:
-        found = _named(model, snapshot)
-    if strategy == "priority":
-        return found
-    # What the admin wrote down as a fallback stays last: it may be another space; before it the
-    # disabled ones, which must not speak for the others.
-    return sorted(
-        found,
-        key=lambda e: (
-            e.is_fallback,
-            not e.choice.configured.is_enabled,
-            _badness(e.choice, strategy, latency_ms, now),
-        ),
+def question(request: EmbeddingRequest, allowed_models: frozenset[str]) -> Question:
+    """What `plan` has to know of a request."""
+    return Question(
+        request.model,
+        request.strategy,
+        request.fallback,
+        request.dimensions,
+        request.required_space,
+        request.required_space_dimensions,
+        allowed_models,
     )
 
 
+def plan(asked: Question, snapshot: TenantSnapshot, now: datetime) -> Plan:
+    """The configured part. Raises `ModelNotConfigured` when the name stands for nothing of this tenant's."""
+    found = _free_choice(snapshot) if asked.model is None else _named(asked.model, snapshot)
+    if asked.strategy in ("cost", "quality"):
+        # What the admin wrote down as a fallback stays last: it may be another space; before it the
+        # disabled ones, which must not speak for the others.
+        found.sort(
+            key=lambda e: (
+                e.is_fallback,
+                not e.choice.configured.is_enabled,
+                _badness(e.choice, asked.strategy, now),
+            )
+        )
+    judged = [_judged(entry, asked, snapshot) for entry in found]
+    forbidden = _prohibition(judged)
+    if forbidden is not None:
+        judged = [replace(each, fault=each.fault or forbidden) for each in judged]
+    return Plan(tuple(_narrowed(judged, asked.fallback)), asked.strategy)
+
+
+def fit(
+    entry: Eligible, request: EmbeddingRequest, snapshot: TenantSnapshot, size: Size | None, now: datetime
+) -> Candidate | Dropped:
+    """Whether an entry can answer this very request, now. `size` is the request's under the entry's tokenizer; None
+    where it takes only text and these tokens are none."""
+    choice, fault = entry.choice, entry.fault
+    deployment = choice.deployment
+    if fault is None and size is None:
+        fault = errors.InvalidRequest(
+            f"These token arrays are no valid UTF-8 by themselves, and {deployment.name} takes only text.",
+            param="input",
+        )
+    if fault is None and deployment.sunset_at is not None and deployment.sunset_at <= now:
+        fault = errors.NoModelAvailable(
+            f"{deployment.name} at {deployment.provider} is past its sunset of {deployment.sunset_at:%Y-%m-%d}."
+        )
+    if fault is not None or size is None:
+        assert fault is not None
+        return Dropped(choice, fault.message, fault)
+    too_long = _too_long(request, choice, size)
+    if too_long and (not request.is_partial or len(too_long) == request.items):
+        first = next(iter(too_long.values()))
+        return Dropped(choice, first.message, first)
+    held = size.total
+    if request.truncate:
+        held = sum(min(count, deployment.max_tokens) for count in size.counts)
+    price = choice.price_at(now)
+    too_dear = _too_dear(request, snapshot, choice, price, held)
+    return Candidate(choice, entry.reason, entry.dimensions, size, held, price or 0, too_dear, too_long)
+
+
 def rank(
+    found: Plan,
     request: EmbeddingRequest,
     snapshot: TenantSnapshot,
-    found: list[Eligible],
     sizes: Mapping[str, Size | None],
     *,
-    allowed_models: Collection[str],
+    latency_ms: Mapping[UUID, float],
     now: datetime,
 ) -> Chain:
-    """Candidates in order and what was dropped. `sizes` holds the request's size under each tokenizer
-    of `found`, None where it takes only text and these tokens are none."""
+    """The whole chain at once, too dear ones among the dropped: for who explains it and calls nobody."""
     candidates: list[Candidate] = []
     dropped: list[Dropped] = []
-    for entry in found:
-        deployment = entry.choice.deployment
-        size = sizes[deployment.tokenizer]
-        if size is None:
-            no_text = errors.InvalidRequest(
-                f"These token arrays are no valid UTF-8 by themselves, and {deployment.name} takes only text.",
-                param="input",
-            )
-            dropped.append(Dropped(entry.choice, no_text.message, no_text))
-            continue
-        dimensions = request.dimensions or entry.dimensions or deployment.dimensions
-        price = entry.choice.price_at(now)
-        held = size.total
-        if request.truncate:
-            held = sum(min(count, deployment.max_tokens) for count in size.counts)
-        fault = (
-            _not_permitted(entry.choice, snapshot, allowed_models)
-            or _not_available(entry.choice, now)
-            or _other_shape(request, entry.choice, dimensions)
-            or _too_long(request, entry.choice, size)
-            or _too_dear(request, snapshot, entry.choice, price, held)
-        )
-        if fault is not None:
-            dropped.append(Dropped(entry.choice, fault.message, fault))
-            continue
-        candidates.append(Candidate(entry.choice, entry.reason, dimensions, size, held, price or 0))
-    if _is_forbidden(found, dropped):
-        candidates = []
+    for entry in found.in_order(latency_ms):
+        fitted = fit(entry, request, snapshot, sizes[entry.choice.deployment.tokenizer], now)
+        if isinstance(fitted, Dropped):
+            dropped.append(fitted)
+        elif fitted.too_dear is not None:
+            dropped.append(Dropped(fitted.choice, fitted.too_dear.message, fitted.too_dear))
+        else:
+            candidates.append(fitted)
     return Chain(tuple(candidates), tuple(dropped))
 
 
-def _is_forbidden(found: list[Eligible], dropped: list[Dropped]) -> bool:
-    """Whether the caller may use none of what it named: then a fallback would be a way around the prohibition."""
-    requested = {e.choice.configured.tenant_model_id for e in found if e.reason == _REQUESTED}
-    refused = {
-        d.choice.configured.tenant_model_id
-        for d in dropped
-        if isinstance(d.error, (errors.KeyNotPermitted, errors.ModelNotConfigured))
-    }
-    return bool(requested) and requested <= refused
-
-
-def refusal(chain: Chain) -> errors.QuiverError:
+def refusal(dropped: Sequence[Dropped]) -> errors.QuiverError:
     """The error of a chain without candidates: that of the model preferred most."""
-    if not chain.dropped:
+    if not dropped:
         return errors.NoModelAvailable("No model is configured and enabled for this tenant; configure one first.")
-    first = chain.dropped[0]
+    first = dropped[0]
     if isinstance(first.error, errors.NoModelAvailable):
         listed = [
             {"model": d.choice.deployment.name, "provider": d.choice.deployment.provider, "reason": d.reason}
-            for d in chain.dropped
+            for d in dropped
         ]
         return errors.NoModelAvailable(first.reason, extra={"dropped": listed})
     return first.error
+
+
+def _judged(entry: Eligible, asked: Question, snapshot: TenantSnapshot) -> Eligible:
+    choice = entry.choice
+    dimensions = asked.dimensions or entry.own_dimensions or choice.deployment.dimensions
+    fault = (
+        _not_permitted(choice, snapshot, asked.allowed_models)
+        or _not_available(choice)
+        or _other_shape(asked, choice, dimensions)
+    )
+    return replace(entry, dimensions=dimensions, fault=fault)
+
+
+def _prohibition(judged: Sequence[Eligible]) -> errors.QuiverError | None:
+    """Set when the caller may use none of what it named: then a fallback would be a way around the prohibition."""
+    faults = [e.fault for e in judged if e.reason == _REQUESTED]
+    if faults and all(isinstance(f, errors.KeyNotPermitted | errors.ModelNotConfigured) for f in faults):
+        return faults[0]
+    return None
+
+
+def _narrowed(judged: Sequence[Eligible], fallback: Fallback) -> list[Eligible]:
+    """What the caller's `fallback` leaves of the entries: all; those of the first usable one's space; that one."""
+    first = next((e for e in judged if e.fault is None), None)
+    if first is None or fallback == "auto":
+        return list(judged)
+    if fallback == "none":
+        return [e for e in judged if e is first or e.fault is not None]
+    named = judged[0] if judged[0].reason == _REQUESTED else first
+    space = (named.choice.deployment.space, named.choice.deployment.epoch, named.dimensions)
+    return [
+        e
+        for e in judged
+        if e.fault is not None or (e.choice.deployment.space, e.choice.deployment.epoch, e.dimensions) == space
+    ]
 
 
 def _free_choice(snapshot: TenantSnapshot) -> list[Eligible]:
@@ -176,26 +263,30 @@ def _named(name: str, snapshot: TenantSnapshot) -> list[Eligible]:
         raise errors.ModelNotConfigured(
             f"No model {name!r} is configured for this tenant.",
             param="model",
-            extra={"suggested_models": [c.deployment.name for c in snapshot.choices if c.configured.is_enabled][:10]},
+            extra={"suggested_models": suggested(snapshot)},
         )
     # One name at two providers may still be two spaces; the one preferred most decides which is meant.
     usable = [c for c in named if c.configured.is_enabled] or list(named)
     space, width = usable[0].deployment.space, usable[0].deployment.dimensions
-    found = [Eligible(c, _REQUESTED, dimensions=width) for c in named if c.deployment.space == space]
-    found += [Eligible(c, "same space as requested", dimensions=width) for c in _same_space(snapshot, space, named)]
+    found = [Eligible(c, _REQUESTED, own_dimensions=width) for c in named if c.deployment.space == space]
+    found += [Eligible(c, "same space as requested", own_dimensions=width) for c in _same_space(snapshot, space, named)]
     fallback = snapshot.by_model_id.get(usable[0].configured.fallback_model_id or UUID(int=0))
     if fallback is not None and all(e.choice is not fallback for e in found):
         found.append(Eligible(fallback, "fallback written down for the requested model", is_fallback=True))
     return found
 
 
-def _badness(choice: Choice, strategy: Strategy, latency_ms: Mapping[UUID, float], now: datetime) -> float:
+def suggested(snapshot: TenantSnapshot, *, but: Collection[str] = ()) -> list[str]:
+    """Names that this tenant may ask for instead, the preferred first."""
+    names = (c.deployment.name for c in snapshot.choices if c.configured.is_enabled)
+    return list(dict.fromkeys(name for name in names if name not in but))[:10]
+
+
+def _badness(choice: Choice, strategy: Strategy, now: datetime) -> float:
     """What a strategy sorts by; what is not known counts as worst, so that no claim is made for it."""
     if strategy == "cost":
         price = choice.price_at(now)
         return inf if price is None else price
-    if strategy == "latency":
-        return latency_ms.get(choice.deployment.model_id, inf)
     return -(choice.deployment.quality_score or 0)
 
 
@@ -219,13 +310,11 @@ def _not_permitted(
     return None
 
 
-def _not_available(choice: Choice, now: datetime) -> errors.QuiverError | None:
+def _not_available(choice: Choice) -> errors.QuiverError | None:
     deployment = choice.deployment
     name = f"{deployment.name} at {deployment.provider}"
     if deployment.state not in ("available", "deprecated"):
         return errors.NoModelAvailable(f"{name} is {deployment.state}.")
-    if deployment.sunset_at is not None and deployment.sunset_at <= now:
-        return errors.NoModelAvailable(f"{name} is past its sunset of {deployment.sunset_at:%Y-%m-%d}.")
     if not deployment.is_provider_enabled:
         return errors.NoModelAvailable(f"The provider {deployment.provider} is switched off.")
     if not deployment.endpoints:
@@ -233,7 +322,7 @@ def _not_available(choice: Choice, now: datetime) -> errors.QuiverError | None:
     return None
 
 
-def _other_shape(request: EmbeddingRequest, choice: Choice, dimensions: int) -> errors.QuiverError | None:
+def _other_shape(asked: Question, choice: Choice, dimensions: int) -> errors.QuiverError | None:
     deployment = choice.deployment
     if not deployment.can_answer_with(dimensions):
         others = ", ".join(map(str, sorted(deployment.allowed_dimensions | {deployment.dimensions})))
@@ -241,8 +330,8 @@ def _other_shape(request: EmbeddingRequest, choice: Choice, dimensions: int) -> 
         return errors.DimensionsNotSupported(
             f"{deployment.name} cannot answer with {dimensions} dimensions; it offers {allowed}.", param="dimensions"
         )
-    if request.required_space and (
-        request.required_space != deployment.space or request.required_space_dimensions not in (None, dimensions)
+    if asked.required_space and (
+        asked.required_space != deployment.space or asked.required_space_dimensions not in (None, dimensions)
     ):
         return errors.SpaceMismatch(
             f"{deployment.name} answers in {deployment.space}@{dimensions}, not in the space required.",
@@ -251,24 +340,32 @@ def _other_shape(request: EmbeddingRequest, choice: Choice, dimensions: int) -> 
     return None
 
 
-def _too_long(request: EmbeddingRequest, choice: Choice, size: Size) -> errors.QuiverError | None:
-    deployment = choice.deployment
+def _too_long(request: EmbeddingRequest, choice: Choice, size: Size) -> dict[int, errors.QuiverError]:
+    """The items that this model cannot take whole, by index."""
+    deployment, counts = choice.deployment, size.counts
     if request.truncate:
-        if deployment.tokenizer == CL100K or max(size.counts) <= deployment.max_tokens:
-            return None
-        return errors.NotSupported(
-            f"{deployment.name} has a tokenizer unknown here, so that it cannot be truncated exactly; "
-            "shorten the text or leave `truncate` out.",
-            param="truncate",
-        )
+        if deployment.tokenizer == CL100K or max(counts) <= deployment.max_tokens:
+            return {}
+        return {
+            index: errors.NotSupported(
+                f"{deployment.name} has a tokenizer unknown here, so that it cannot be truncated exactly; "
+                "shorten the text or leave `truncate` out.",
+                param="truncate",
+            )
+            for index, count in enumerate(counts)
+            if count > deployment.max_tokens
+        }
     if max(size.least) <= deployment.max_tokens:
-        return None
-    index = next(i for i, least in enumerate(size.least) if least > deployment.max_tokens)
-    return errors.ContextLengthExceeded(
-        f"`input[{index}]` has {size.counts[index]} tokens; {deployment.name} takes {deployment.max_tokens}.",
-        param="input",
-        extra={"index": index},
-    )
+        return {}
+    return {
+        index: errors.ContextLengthExceeded(
+            f"`input[{index}]` has {counts[index]} tokens; {deployment.name} takes {deployment.max_tokens}.",
+            param="input",
+            extra={"index": index},
+        )
+        for index, least in enumerate(size.least)
+        if least > deployment.max_tokens
+    }
 
 
 def _too_dear(

@@ -6,13 +6,17 @@ Owns how catalogue and configuration are put together and looked up by the names
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 from uuid import UUID
 
+from billing.limit_terms import LimitTerms, applying
 from catalog.deployments import Catalog, Deployment
 from tenants.snapshots import ConfiguredModel, TenantConfig
+
+_MOST_CALLERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class TenantSnapshot:
     config: TenantConfig
     catalog_version: int
     choices: tuple[Choice, ...]  # the preferred first: by priority, then the one configured first
+    limits: tuple[LimitTerms, ...] = ()
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # the gateway's, gone with this
+    _applying: dict[tuple[UUID, str, UUID], tuple[LimitTerms, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @cached_property
     def by_model_id(self) -> dict[UUID, Choice]:
@@ -53,10 +62,21 @@ class TenantSnapshot:
     def default(self) -> Choice | None:
         return next((choice for choice in self.choices if choice.configured.is_default), None)
 
+    def limits_for(self, choice: Choice, *, agent_id: str, key_id: UUID) -> tuple[LimitTerms, ...]:
+        """What limits a request; the same object for the same three, which makes it cheap to hold on."""
+        who = (choice.configured.tenant_model_id, agent_id, key_id)
+        found = self._applying.get(who)
+        if found is None:
+            if len(self._applying) >= _MOST_CALLERS:
+                self._applying.clear()
+            found = applying(self.limits, tenant_model_id=who[0], agent_id=agent_id, key_id=key_id)
+            self._applying[who] = found
+        return found
 
-def compose(catalog: Catalog, config: TenantConfig) -> TenantSnapshot:
+
+def compose(catalog: Catalog, config: TenantConfig, limits: tuple[LimitTerms, ...] = ()) -> TenantSnapshot:
     """A configured model whose catalogue row is removed is left out."""
-    return TenantSnapshot(config, catalog.version, tuple(_choices(catalog, config.models)))
+    return TenantSnapshot(config, catalog.version, tuple(_choices(catalog, config.models)), limits)
 
 
 def _choices(catalog: Catalog, models: Iterable[ConfiguredModel]) -> Iterable[Choice]:

@@ -34,6 +34,8 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout"  # no complete answer in time
     BAD_ANSWER = "bad_answer"  # 200 with something that is not N right vectors
     BUSY = "busy"  # no slot of ours became free in time; nothing was sent
+    NOT_NOW = "not_now"  # its breaker is open, or it asked us to wait; nothing was sent
+    NOT_CALLABLE = "not_callable"  # configured such that it cannot be called; nothing was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,12 @@ MEANING: dict[FailureKind, Meaning] = {
     FailureKind.TIMEOUT: Meaning(False, False, True, True, True, errors.ProviderTimeout),
     FailureKind.BAD_ANSWER: Meaning(False, False, True, True, True, errors.ProviderError),
     FailureKind.BUSY: Meaning(False, False, True, False, False, errors.ProviderCapacity),
+    FailureKind.NOT_NOW: Meaning(False, False, True, False, False, errors.NoModelAvailable),
+    FailureKind.NOT_CALLABLE: Meaning(False, False, True, False, False, errors.NoModelAvailable),
 }
+
+
+_NOTHING_SENT = frozenset({FailureKind.BUSY, FailureKind.NOT_NOW, FailureKind.NOT_CALLABLE})
 
 
 class ProviderFailure(Exception):
@@ -80,10 +87,16 @@ class ProviderFailure(Exception):
         self.status = status
         self.retry_after = retry_after  # seconds, as the vendor asked for
         self.upstream_id = upstream_id
+        self.index: int | None = None  # of the one text that is to blame, where that is known
 
     @property
     def meaning(self) -> Meaning:
         return MEANING[self.kind]
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether a provider may have seen the call."""
+        return self.kind not in _NOTHING_SENT
 
 
 MAX_RETRY_AFTER_S = 3600.0  # a vendor that asks for more is asked again after an hour

@@ -1,0 +1,243 @@
+"""Has texts computed by one candidate: its credentials in turn, retries within the budget, and what came put in place.
+
+Owns which route is asked next and what becomes of each part of an answer: its rows, the cache, those who joined, the
+count. Whether a route may be called and when, and what goes into one call, is decided by `breaker.py`, `batching.py`.
+
+Failure: one that another route may help raises `Next`; the caller's own fault and a passed deadline end the request.
+What was computed before a failure stays computed, and is cached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from core.errors import NoModelAvailable, ProviderTimeout, QuiverError
+from embeddings.breaker import Verdict
+from embeddings.dispatch import Part, Upstream
+from embeddings.gathering import Gathered
+from embeddings.inflight import Claim
+from embeddings.ports import Board, Cache, Dispatch
+from embeddings.records import call_record
+from embeddings.requests import EmbeddingRequest
+from embeddings.retrying import Retries, pause
+from embeddings.routes import route_key
+from embeddings.selection import Candidate
+from embeddings.tokens import CL100K, likely
+from embeddings.work import Next, Work, with_attempts
+from providers.base import Endpoint
+from providers.failures import FailureKind, ProviderFailure
+
+_LEAST_TIME_S = 0.002  # below it a call cannot succeed, so it is not paid for
+_MOST_LANES = 4096
+
+
+class Computing:
+    def __init__(self, *, dispatch: Dispatch, cache: Cache, board: Board) -> None:
+        self._dispatch = dispatch
+        self._cache = cache
+        self._board = board
+        self._retries = Retries()
+        self._lanes: dict[object, Upstream] = {}
+        self._turn = 0
+
+    def began(self) -> None:
+        """Counts a request: so many more retries are allowed."""
+        self._retries.request(time.monotonic())
+
+    def check(self, work: Work, candidate: Candidate) -> None:
+        """Raises `Next` when no route of this candidate may be called now; so nothing is held for it in vain."""
+        deployment = candidate.choice.deployment
+        refused = None
+        for endpoint in deployment.endpoints:
+            admission = self._board.admit(route_key(endpoint, deployment.identifier))
+            if admission.verdict is not Verdict.NOT_NOW:
+                return
+            if refused is None or admission.retry_after_s < refused.retry_after_s:
+                refused = admission
+        if refused is not None:
+            work.trace.tried(candidate, FailureKind.NOT_NOW.value, time.monotonic())
+            raise Next(
+                NoModelAvailable(
+                    f"{deployment.name} at {deployment.provider} is not called now: {refused.reason}.",
+                    retry_after=max(1, round(refused.retry_after_s)),
+                )
+            )
+
+    def statistics(self) -> dict[str, int]:
+        return {"retries": self._retries.statistics()["retries"], "lanes": len(self._lanes)}
+
+    async def compute(
+        self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], claim: Claim
+    ) -> None:
+        """Has these texts computed by the candidate's provider, with one credential after the other."""
+        error: QuiverError = NoModelAvailable("No provider could be called.")
+        for endpoint in self._rotated(candidate.choice.deployment.endpoints):
+            while mine:
+                if work.call.deadline - time.monotonic() < _LEAST_TIME_S:
+                    raise with_attempts(ProviderTimeout("The deadline passed before a provider answered."), work.trace)
+                failure = await self._ask(work, candidate, endpoint, gathered, mine, claim)
+                if failure is None:
+                    return
+                error = _translated(failure, candidate, work.request)
+                if not failure.meaning.other_route:
+                    raise with_attempts(error, work.trace)
+                mine = [index for index in mine if gathered.rows[index] is None]
+                if not await self._may_retry(work, failure):
+                    break
+        raise Next(error)
+
+    async def _ask(
+        self,
+        work: Work,
+        candidate: Candidate,
+        endpoint: Endpoint,
+        gathered: Gathered,
+        mine: list[int],
+        claim: Claim,
+    ) -> ProviderFailure | None:
+        """One turn on one route. What came is kept, also when something failed; returns what failed."""
+        started, deployment = time.monotonic(), candidate.choice.deployment
+        admission = self._board.admit(route_key(endpoint, deployment.identifier))
+        if admission.verdict is Verdict.NOT_NOW:
+            work.trace.tried(candidate, FailureKind.NOT_NOW.value, started)
+            return ProviderFailure(FailureKind.NOT_NOW, admission.reason, retry_after=admission.retry_after_s)
+        items, counts = gathered.pick(mine)
+        part = await self._dispatch.submit(
+            self._lane(candidate, endpoint, work.request, items),
+            items,
+            counts,
+            tenant=work.call.snapshot.config.tenant_id,
+            deadline=work.call.deadline,
+            partial=work.request.is_partial,
+            when_gone=partial(self._keep, work, gathered, mine),
+        )
+        work.trace.calls += [
+            call_record(work.call, candidate, share)
+            for share in part.calls
+            if share.failure is None or share.failure.was_sent
+        ]
+        self._take(work, candidate, gathered, mine, part, claim)
+        failure = _blamed(part, mine)
+        work.trace.tried(candidate, failure.kind.value if failure else "ok", started)
+        return failure
+
+    def _take(
+        self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], part: Part, claim: Claim
+    ) -> None:
+        """Puts what a part brought where it belongs: rows, cache, those who joined, the bill."""
+        came = [place for place, is_there in enumerate(part.answered) if is_there]
+        names = [gathered.names[mine[place]] for place in came]
+        vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[came]
+        gathered.fill(dict(zip(names, vectors, strict=True)), is_shared=False)
+        claim.resolve(names, vectors)
+        self._keep(work, gathered, mine, part)
+        if part.failed and part.failure is None:
+            gathered.fail(
+                {gathered.names[mine[p]]: _refused_item(f, candidate, mine[p]) for p, f in part.failed.items()}
+            )
+        if not came:
+            return
+        if part.tokens is None or work.told_tokens is None:
+            work.told_tokens = None
+            work.tokens += _estimated(candidate, gathered, [mine[place] for place in came])
+        else:
+            work.told_tokens += part.tokens
+            work.tokens += part.tokens
+
+    def _keep(self, work: Work, gathered: Gathered, mine: list[int], part: Part) -> None:
+        """Caches what came; also what came after its request was gone."""
+        settings = work.call.snapshot.config.settings
+        if not settings.cache_enabled or not work.request.fills_cache:
+            return
+        came = [place for place, is_there in enumerate(part.answered) if is_there]
+        if came:
+            vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[came]
+            self._cache.put([gathered.names[mine[p]] for p in came], vectors, settings.cache_ttl_s)
+
+    async def _may_retry(self, work: Work, failure: ProviderFailure) -> bool:
+        """Whether the same route is tried again; waits as long as that needs."""
+        wait = pause(
+            failure,
+            self._retries,
+            earlier_retries=work.retries,
+            now=time.monotonic(),
+            deadline=work.call.deadline,
+            chance=random.random(),
+        )
+        if wait is None:
+            return False
+        work.retries += 1
+        await asyncio.sleep(wait)
+        return True
+
+    def _rotated(self, endpoints: tuple[Endpoint, ...]) -> Sequence[Endpoint]:
+        """All credentials of a provider, beginning with another one each time."""
+        if len(endpoints) == 1:
+            return endpoints
+        self._turn += 1
+        start = self._turn % len(endpoints)
+        return endpoints[start:] + endpoints[:start]
+
+    def _lane(
+        self, candidate: Candidate, endpoint: Endpoint, request: EmbeddingRequest, items: Sequence[object]
+    ) -> Upstream:
+        """The same object for the same lane, as long as its rows are the same."""
+        deployment = candidate.choice.deployment
+        takes_tokens = not isinstance(items[0], str)
+        key = (id(deployment), endpoint.identity, candidate.dimensions, request.input_type, takes_tokens)
+        lane = self._lanes.get(key)
+        if lane is None or lane.deployment is not deployment:
+            if len(self._lanes) >= _MOST_LANES:
+                self._lanes.clear()
+            lane = self._lanes[key] = Upstream(
+                max_items=deployment.max_items,
+                max_tokens=deployment.max_tokens_per_call,
+                window_s=deployment.batch_window_ms / 1000,
+                mixes_tenants=deployment.mixes_tenants,
+                endpoint=endpoint,
+                deployment=deployment,
+                width=candidate.dimensions,
+                input_type=request.input_type,
+                takes_tokens=takes_tokens,
+            )
+        return lane
+
+
+def _blamed(part: Part, mine: Sequence[int]) -> ProviderFailure | None:
+    """The failure of a part, with the caller's own index where one text is to blame."""
+    failure = part.failure
+    if failure is not None and len(part.failed) == 1 and failure.meaning.callers_fault:
+        failure.index = mine[next(iter(part.failed))]
+    return failure
+
+
+def _estimated(candidate: Candidate, gathered: Gathered, indexes: Sequence[int]) -> int:
+    """What a provider that gives no count most likely counted."""
+    if candidate.choice.deployment.tokenizer == CL100K:
+        return gathered.tokens_of(indexes)
+    return sum(likely(len(item.encode())) for i in indexes if isinstance(item := gathered.items[i], str))
+
+
+def _translated(failure: ProviderFailure, candidate: Candidate, request: EmbeddingRequest) -> QuiverError:
+    """A provider's failure in our own words: its kind, never its text."""
+    deployment, public = candidate.choice.deployment, failure.meaning.public
+    if failure.meaning.callers_fault:
+        index = 0 if request.items == 1 else failure.index
+        extra = {} if index is None else {"index": index}
+        return public(f"{deployment.name} refused this input ({failure.kind.value}).", param="input", extra=extra)
+    return public(
+        f"{deployment.name} at {deployment.provider} failed ({failure.kind.value}).",
+        retry_after=max(1, round(failure.retry_after or 1)),
+    )
+
+
+def _refused_item(failure: ProviderFailure, candidate: Candidate, index: int) -> QuiverError:
+    return failure.meaning.public(
+        f"{candidate.choice.deployment.name} refused `input[{index}]` ({failure.kind.value}).",
+        param="input",
+        extra={"index": index},
+    )

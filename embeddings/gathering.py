@@ -1,0 +1,88 @@
+"""What one request has of its vectors so far, all in one space at one width, and what is still missing. Pure.
+
+Owns the order: a row for each item, duplicates computed once. Where vectors come from is the gateway's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import QuiverError
+from embeddings.selection import Candidate
+from providers.base import Vectors
+
+Vector = NDArray[np.float32]
+Items = Sequence[str] | Sequence[list[int]]
+
+
+def place_of(candidate: Candidate) -> tuple[str, int, int]:
+    """Space, its epoch, width: vectors of one place are comparable, all others are not."""
+    deployment = candidate.choice.deployment
+    return deployment.space, deployment.epoch, candidate.dimensions
+
+
+@dataclass(slots=True)
+class Gathered:
+    """`names[i]` is the cache's name of `items[i]`; equal names are one text."""
+
+    place: tuple[str, int, int]
+    items: Items  # as they are sent
+    counts: Sequence[int]  # tokens of each
+    names: Sequence[bytes]
+    rows: list[Vector | None]
+    failed: dict[int, QuiverError] = field(default_factory=dict)
+    cached: int = 0  # items answered without a computation for this request
+
+    @property
+    def missing(self) -> list[int]:
+        """Items to be computed, the first of each text."""
+        if len(self.rows) == 1:
+            return [0] if self.rows[0] is None and not self.failed else []
+        seen: set[bytes] = set()
+        found = []
+        for index, row in enumerate(self.rows):
+            name = self.names[index]
+            if row is None and index not in self.failed and name not in seen:
+                seen.add(name)
+                found.append(index)
+        return found
+
+    def take(self, found: Sequence[Vector | None]) -> None:
+        """What the cache had."""
+        self.rows = [row if row is not None else new for row, new in zip(self.rows, found, strict=True)]
+        self.cached = len(self.rows) - self.rows.count(None) if None in self.rows else len(self.rows)
+
+    def fill(self, vectors: Mapping[bytes, Vector], *, is_shared: bool) -> None:
+        """Vectors by name, for every item of that name. `is_shared`: another request computes them."""
+        for index, row in enumerate(self.rows):
+            if row is None and (vector := vectors.get(self.names[index])) is not None:
+                self.rows[index] = vector
+                self.cached += is_shared
+
+    def fail(self, errors: Mapping[bytes, QuiverError]) -> None:
+        """These texts fail alone."""
+        for index, row in enumerate(self.rows):
+            if row is None and (error := errors.get(self.names[index])) is not None:
+                self.failed[index] = error
+
+    def pick(self, indexes: Sequence[int]) -> tuple[Items, Sequence[int]]:
+        """The items at these places and their tokens."""
+        if len(indexes) == len(self.items):
+            return self.items, self.counts
+        return [self.items[i] for i in indexes], [self.counts[i] for i in indexes]  # type: ignore[return-value]
+
+    def tokens_of(self, indexes: Collection[int]) -> int:
+        if len(indexes) == len(self.counts):
+            return sum(self.counts)
+        return sum(self.counts[index] for index in indexes)
+
+    def vectors(self) -> Vectors:
+        """All rows; zeros for items that failed."""
+        if len(self.rows) == 1 and self.rows[0] is not None:
+            return self.rows[0].reshape(1, -1)
+        nothing = np.zeros(self.place[2], np.float32)
+        return np.stack([nothing if row is None else row for row in self.rows])

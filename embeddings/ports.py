@@ -1,0 +1,74 @@
+"""What the gateway needs of others, as small as it uses it: a test runs it whole with stand-ins for these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+from billing.ledger import CallRecord, UsageRecord
+from billing.limit_terms import HoldAsk, Standing
+from billing.limits import Hold
+from embeddings.breaker import Admission
+from embeddings.dispatch import Items, Part, Upstream
+from embeddings.gathering import Vector
+from embeddings.records import Attempt
+from providers.base import Vectors
+
+
+class Ledger(Protocol):
+    async def ready(self, *, within_s: float) -> None: ...
+    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None) -> None: ...
+    def note(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
+
+
+class Limits(Protocol):
+    async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold: ...
+    def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None: ...
+    def release(self, hold: Hold) -> None: ...
+    async def standing(self, ask: HoldAsk) -> list[Standing]: ...
+
+
+class Cache(Protocol):
+    async def get(
+        self,
+        keys: Sequence[bytes],
+        dimensions: int,
+        *,
+        full_keys: Sequence[bytes] = (),
+        full_dimensions: int = 0,
+        model: str = "",
+    ) -> list[Vector | None]: ...
+    def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None: ...
+
+
+class Dispatch(Protocol):
+    async def submit(
+        self,
+        lane: Upstream,
+        items: Items,
+        counts: Sequence[int],
+        *,
+        tenant: UUID,
+        deadline: float,
+        partial: bool = False,
+        when_gone: Callable[[Part], None] | None = None,
+    ) -> Part: ...
+
+
+class Board(Protocol):
+    def admit(self, route: str) -> Admission: ...
+
+    @property
+    def latencies(self) -> Any: ...
+
+
+class Observer(Protocol):
+    """Is told of every finished request, once, after its answer is certain."""
+
+    def finished(
+        self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord], attempts: Sequence[Attempt] = ()
+    ) -> None: ...
+
+
+__all__ = ["Board", "Cache", "Dispatch", "Ledger", "Limits", "Mapping", "Observer"]

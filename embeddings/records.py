@@ -1,0 +1,132 @@
+"""The rows that a request leaves behind, put together from what happened to it. Pure, but for ids and durations."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from billing.ledger import REPLAY, CallRecord, UsageRecord
+from core.ids import uuid7_text
+from embeddings.calls import Call
+from embeddings.dispatch import CallShare
+from embeddings.requests import EmbeddingRequest
+from embeddings.selection import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One candidate that was tried; `outcome` is `ok` or why it gave no answer."""
+
+    model: str
+    provider: str
+    outcome: str
+    ms: float
+
+
+@dataclass(slots=True)
+class Trace:
+    """What has been tried for one request so far."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+
+    def tried(self, candidate: Candidate, outcome: str, started: float) -> None:
+        deployment = candidate.choice.deployment
+        self.attempts.append(Attempt(deployment.name, deployment.provider, outcome, ms_since(started)))
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request costs its tenant."""
+
+    candidate: Candidate
+    tokens: int = 0
+    nano: int = 0
+    held_tokens: int = 0
+    provider_tokens: int | None = None
+    is_estimated: bool = False
+    cached: int = 0
+    pool: int | None = None
+
+
+def usage_of(
+    request: EmbeddingRequest, call: Call, trace: Trace, status: str, charge: Charge | None = None
+) -> UsageRecord:
+    """The usage row; without a charge, that of a request that failed."""
+    last = trace.attempts[-1] if trace.attempts else None
+    provider_ms = 0.0
+    for attempt in trace.attempts:
+        provider_ms += attempt.ms
+    facts = {
+        "id": call.request_id,
+        "created_ms": call.created_ms,
+        "tenant_id": call.snapshot.config.tenant_id,
+        "key_id": call.key.key_id,
+        "agent_id": call.agent_id,
+        "items": request.items,
+        "source": REPLAY if call.free else "api",
+        "status": status,
+        "task_type": request.task_type,
+        "latency_ms": ms_since(call.started),
+        "provider_latency_ms": round(provider_ms, 3),
+        "attempts": len(trace.attempts),
+    }
+    if charge is None:
+        return UsageRecord(
+            **facts,
+            model_id=None,
+            model=last.model if last else "",
+            provider=last.provider if last else "",
+            space="",
+            dimensions=0,
+            cached=0,
+            tokens=0,
+            held_tokens=0,
+            provider_tokens=None,
+            estimated=False,
+            cost_nano=0,
+            pool=None,
+        )
+    deployment = charge.candidate.choice.deployment
+    return UsageRecord(
+        **facts,
+        model_id=deployment.model_id,
+        model=deployment.name,
+        provider=deployment.provider,
+        space=deployment.space,
+        dimensions=charge.candidate.dimensions,
+        cached=charge.cached,
+        tokens=charge.tokens,
+        held_tokens=charge.held_tokens,
+        provider_tokens=charge.provider_tokens,
+        estimated=charge.is_estimated,
+        cost_nano=charge.nano,
+        pool=charge.pool,
+        own_price=charge.candidate.choice.configured.nano_per_million is not None,
+    )
+
+
+def call_record(call: Call, candidate: Candidate, share: CallShare) -> CallRecord:
+    """The row of one upstream call, as far as this request had a part in it."""
+    deployment, failure = candidate.choice.deployment, share.failure
+    return CallRecord(
+        id=uuid7_text(share.created_ms),
+        created_ms=share.created_ms,
+        tenant_id=call.snapshot.config.tenant_id,
+        request_id=call.request_id,
+        model_id=deployment.model_id,
+        model=deployment.name,
+        provider=deployment.provider,
+        credential_id=share.endpoint.credential_id,
+        items=share.items,
+        tokens=share.tokens,
+        outcome=failure.kind.value if failure else "ok",
+        status=failure.status if failure else None,
+        detail=failure.detail if failure else "",
+        upstream_id=share.upstream_id[:200],
+        latency_ms=share.latency_ms,
+    )
+
+
+def ms_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 3)

@@ -1,0 +1,42 @@
+"""One request under way: what it holds, what it has been counted, what was tried for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from billing.limits import Hold
+from core.errors import QuiverError
+from embeddings.calls import Call
+from embeddings.inputs import Inputs
+from embeddings.records import Trace
+from embeddings.requests import EmbeddingRequest
+
+
+@dataclass(slots=True)
+class Work:
+    """One request under way."""
+
+    request: EmbeddingRequest
+    inputs: Inputs
+    call: Call
+    trace: Trace = field(default_factory=Trace)
+    hold: Hold | None = None
+    tokens: int = 0  # counted for what the present candidate computed
+    told_tokens: int | None = 0  # of them, what the provider itself said; None: it gave no count
+    held_tokens: int = 0
+    retries: int = 0  # on the route of the present candidate
+
+
+class Next(Exception):
+    """The present candidate cannot answer; `error` is what to say if nobody else can."""
+
+    def __init__(self, error: QuiverError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def with_attempts(error: QuiverError, trace: Trace) -> QuiverError:
+    """The error with what was tried."""
+    told = [{"model": a.model, "provider": a.provider, "outcome": a.outcome, "ms": a.ms} for a in trace.attempts]
+    error.extra = {**error.extra, "attempts": told}
+    return error
