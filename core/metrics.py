@@ -33,6 +33,15 @@ ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 model_state = Gauge(
     "embedding_model_state", "1 for the state a model is in.", ["model", "state"], multiprocess_mode="mostrecent"
 )
+breaker_state = Gauge(
+    "circuit_breaker_state",
+    "0 closed, 1 half-open, 2 open.",
+    ["provider", "model", "region"],
+    multiprocess_mode="mostrecent",
+)
+breaker_transitions = Counter(
+    "circuit_breaker_transitions_total", "Changes of breakers' states.", ["provider", "model", "region", "to"]
+)
 
 
 class BoundedLabel:

@@ -1,0 +1,434 @@
+"""The breakers of all routes as one process sees them: a local copy of what all processes share through Redis.
+
+Owns the copy, the reports not pushed yet, and the exchange; `breaker.py` decides, `breaker_wire.py` names what stands
+in Redis. A call asks (`admit`, a look into a dictionary) and tells how it ended (`report`); neither waits for Redis.
+Good calls are pushed four times a second, bad ones at once: the reports are laid on the shared value by the rules, and
+that is written back only if nobody wrote in between; else the same again on the newer one. What changed is published on
+`breaker_wire.CHANNEL`, which the runtime's listener passes to `apply`; a poll each second finds what was missed. Only a
+probe waits for Redis, since its bound holds over all processes.
+
+Times are the processes' own (`clock`, Unix milliseconds), not Redis': they are compared with windows, leases and open
+times of seconds, and machines kept to the same time differ by milliseconds; by how much they differ, such a time is
+longer or shorter, and nothing else.
+
+Failure: Redis away → the local copies go on by the same rules, probes are bounded per process, and forces stay as last
+known. Redis back → what was reported meanwhile is pushed, and of two different states the later one is kept
+(`breaker.joined`); so also when Redis came back empty. A push whose answer was lost may count twice, in one window.
+A process that dies takes at most 250 ms of good calls with it; its probes' leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+import hiredis
+import msgspec
+
+from billing.redis_pipe import RedisAway, RedisPipe, ignore
+from core.clock import unix_ms
+from embeddings import breaker as rules
+from embeddings import breaker_wire as wire
+from embeddings.breaker import GO, Admission, Breaker, Force, Outcome, Permit, Report, Settings, State
+from embeddings.breaker_metrics import BreakerMetrics
+from embeddings.latency import Latencies
+
+log = logging.getLogger(__name__)
+
+PUSH_EVERY_S = 0.25
+POLL_EVERY_S = 1.0
+_TIDY_EVERY_S = 600.0
+_MOST_TRIES = 50  # of one push against others; one of all that try gets through each time
+_CLOSING_S = 0.5
+_AWAY = (RedisAway, hiredis.ReplyError)  # a refusal (loading, read-only, out of memory) is no better than silence
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A route is in another state now. Every process hears it; in one of them it was decided."""
+
+    route: str
+    old: State
+    new: State
+    reason: str
+    is_decided_here: bool
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One route here."""
+
+    name: str
+    value: Breaker = field(default_factory=Breaker)
+    seen: bytes = b""  # what Redis held when last heard of: `value`, unless that is ahead
+    force: Force | None = None
+    is_plain: bool = True
+    pending: list[Report] = field(default_factory=list)  # neither in Redis nor in `value`
+    alone: list[Report] = field(default_factory=list)  # in `value`, not in Redis
+    is_ahead: bool = False  # `value` holds what Redis does not
+    push: asyncio.Task[None] | None = None
+    used_at: int = 0
+
+
+class Board:
+    """Lives inside one event loop."""
+
+    def __init__(
+        self, pipe: RedisPipe, *, clock: Callable[[], int] = unix_ms, settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.latencies: Latencies[str] = Latencies()  # of good calls, by route
+        self._pipe = pipe
+        self._clock = clock
+        self._process = secrets.token_hex(6)
+        self._copies: dict[str, _Copy] = {}
+        self._waiting: set[str] = set()  # routes with something to push
+        self._forces: dict[str, Force] = {}
+        self._revision: bytes | None = None
+        self._listeners: list[Callable[[Change], None]] = []
+        self._metrics = BreakerMetrics()
+        self._loops: list[asyncio.Task[None]] = []
+        self._counts = Counter[str]()
+
+    def start(self) -> None:
+        """Pushes and polls in the background."""
+        loop = asyncio.get_running_loop()
+        self._loops = [
+            loop.create_task(self._every(PUSH_EVERY_S, self.flush), name="breakers-push"),
+            loop.create_task(self._every(POLL_EVERY_S, self.poll), name="breakers-poll"),
+            loop.create_task(self._every(_TIDY_EVERY_S, self.tidy), name="breakers-tidy"),
+        ]
+
+    async def close(self) -> None:
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._pipe.is_up:
+            await asyncio.wait([asyncio.ensure_future(self.flush())], timeout=_CLOSING_S)
+            ignore(self._pipe.call("HDEL", wire.FIGURES_KEY, self._process))
+        pushes = [copy.push for copy in self._copies.values() if copy.push is not None]
+        for push in pushes:
+            push.cancel()
+        await asyncio.gather(*pushes, return_exceptions=True)
+
+    def on_change(self, listener: Callable[[Change], None]) -> None:
+        """Calls it on every change, on the loop: it must not block."""
+        self._listeners.append(listener)
+
+    def admit(self, route: str) -> Admission:
+        """Whether a call may go now, may not, or needs a permit (`probe`)."""
+        copy = self._copies.get(route) or self._meet(route)
+        if copy.is_plain:
+            return GO
+        return rules.admission(copy.value, copy.force, self._clock(), self.settings)
+
+    async def probe(self, route: str) -> Permit | None:
+        """Leave for one call where `admit` said ASK, or None. A permit must come back, with `report` or `release`."""
+        copy = self._copies.get(route) or self._meet(route)
+        if copy.force is not None:
+            return Permit(route) if self.admit(route) is GO else None
+        self._counts["asked"] += 1
+        permit = Permit(route, f"{self._process}.{self._counts['asked']}")
+        if not self._pipe.is_up:
+            return self._probe_alone(copy, permit)
+        if copy.is_ahead:
+            self._push_soon(copy)
+            return None  # what was learnt alone must be known to all first
+        try:
+            return await self._probe_shared(copy, permit)
+        except _AWAY:
+            return self._probe_alone(copy, permit)
+
+    def report(
+        self,
+        route: str,
+        outcome: Outcome,
+        ms: float,
+        *,
+        retry_after_s: float | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        """How a call that was admitted ended."""
+        copy = self._copies.get(route) or self._meet(route)
+        now = copy.used_at = self._clock()
+        is_good = outcome is Outcome.OK
+        if is_good:
+            self.latencies.add(route, ms, now / 1000)
+        permit_id = permit.id if permit is not None else ""
+        if outcome is Outcome.CALLER and not permit_id:
+            return
+        wait_ms = None if retry_after_s is None else retry_after_s * 1000
+        copy.pending.append(Report(now, ms, outcome, wait_ms, permit_id))
+        self._waiting.add(route)
+        if not self._pipe.is_up:
+            self._go_alone(copy, self._taken(copy))
+        elif not is_good or permit_id or ms > self.settings.slow_ms:
+            if outcome is Outcome.CAPACITY:  # not even the next call may go
+                self._set(copy, rules.after(copy.value, copy.pending[-1], self.settings), decided_here=True)
+            self._push_soon(copy)
+        elif len(copy.pending) > 2 * self.settings.window_calls:
+            copy.pending = self._trimmed(copy.pending)
+
+    def release(self, permit: Permit) -> None:
+        """Gives back a permit whose call told nothing: not sent, or cancelled."""
+        self.report(permit.route, Outcome.CALLER, 0.0, permit=permit)
+
+    def apply(self, said: bytes) -> None:
+        """A message of the channel `breaker_wire.CHANNEL`."""
+        message = wire.message(said)
+        if message is None:
+            return
+        if message.field.startswith(wire.FORCE_MARK):
+            pattern, forced = message.field.removeprefix(wire.FORCE_MARK), wire.force(message.value)
+            self._hold({k: v for k, v in self._forces.items() if k != pattern} | ({pattern: forced} if forced else {}))
+            return
+        copy = self._copies.get(message.field) or self._meet(message.field)
+        self._adopt(copy, message.value, wire.breaker(message.value), decided_here=False)
+
+    async def force(self, pattern: str, state: Force | None) -> None:
+        """Holds all routes that fit at a state, in all processes, until it is taken back with None."""
+        await self._pipe.run(wire.PUT, wire.KEY, *wire.put_force(pattern, state, secrets.token_hex(8)))
+        await self.poll()
+
+    async def flush(self) -> None:
+        """Pushes what waits; returns when it has arrived, or Redis is away."""
+        if self._pipe.is_up:
+            await asyncio.gather(*(self._push_soon(self._copies[route]) for route in tuple(self._waiting)))
+
+    async def poll(self) -> None:
+        """Reads what changed, if anything did, and writes down this process's latencies."""
+        try:
+            revision: bytes | None = await self._pipe.call("HGET", wire.KEY, wire.REVISION)
+            if self._revision is None or (revision or b"") != self._revision:
+                self._take(wire.held(wire.pairs(await self._pipe.call("HGETALL", wire.KEY))))
+        except _AWAY:
+            return
+        now = self._clock()
+        bins = self.latencies.counts(now / 1000)
+        if bins:
+            figures = wire.encode(wire.Figures(now, bins))
+            ignore(self._pipe.call("HSET", wire.FIGURES_KEY, self._process, figures))
+
+    async def tidy(self) -> None:
+        """Forgets routes that nobody has called for long, here and in Redis."""
+        now = self._clock()
+        for copy in [c for c in self._copies.values() if c.is_plain and c.used_at < now - wire.FORGET_MS]:
+            if copy.push is None and not copy.pending and not copy.is_ahead:
+                del self._copies[copy.name]
+                self._waiting.discard(copy.name)
+                self._metrics.forget(copy.name)
+        try:
+            held = wire.held(wire.pairs(await self._pipe.call("HGETALL", wire.KEY)))
+            for name, blob in held.routes.items():
+                if wire.is_forgotten(wire.breaker(blob), now):
+                    await self._pipe.run(wire.SWAP, wire.KEY, name, blob, "", "", "", "")
+        except _AWAY:
+            return
+
+    def states(self) -> dict[str, State]:
+        """Every route met here, as the world sees it."""
+        return {copy.name: rules.effective(copy.value, copy.force) for copy in self._copies.values()}
+
+    def breaker(self, route: str) -> Breaker:
+        """The local copy, for tests and pages."""
+        return (self._copies.get(route) or self._meet(route)).value
+
+    def statistics(self) -> dict[str, int]:
+        copies = self._copies.values()
+        return {
+            "routes": len(copies),
+            "not_closed": sum(state is not State.CLOSED for state in self.states().values()),
+            "alone": sum(copy.is_ahead for copy in copies),
+            "waiting": sum(len(copy.pending) + len(copy.alone) for copy in copies),
+            "pushing": sum(copy.push is not None for copy in copies),
+            "pushes": self._counts["pushes"],
+            "conflicts": self._counts["conflicts"],
+        }
+
+    async def _every(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await act()
+            except Exception:
+                log.exception("breaker: a beat failed")  # and the next one comes
+
+    # The local copy
+
+    def _meet(self, route: str) -> _Copy:
+        copy = self._copies[route] = _Copy(route, used_at=self._clock())
+        copy.force = rules.force_on(route, self._forces)
+        copy.is_plain = copy.force is None
+        self._metrics.show(route, rules.effective(copy.value, copy.force))
+        return copy
+
+    def _set(self, copy: _Copy, value: Breaker, *, decided_here: bool) -> None:
+        old, copy.value = copy.value, value
+        copy.is_plain = rules.is_plain(value, copy.force)
+        before, now = rules.effective(old, copy.force), rules.effective(value, copy.force)
+        if before is not now:
+            self._tell(Change(copy.name, before, now, value.reason, decided_here))
+
+    def _adopt(self, copy: _Copy, blob: bytes, value: Breaker, *, decided_here: bool) -> None:
+        """Takes over what Redis holds, unless something newer is here."""
+        if copy.is_ahead or value.version <= copy.value.version:
+            return
+        copy.seen = blob
+        self._set(copy, value, decided_here=decided_here)
+
+    def _hold(self, forces: dict[str, Force]) -> None:
+        self._forces = forces
+        for copy in self._copies.values():
+            old, copy.force = copy.force, rules.force_on(copy.name, forces)
+            copy.is_plain = rules.is_plain(copy.value, copy.force)
+            before, now = rules.effective(copy.value, old), rules.effective(copy.value, copy.force)
+            if before is not now:
+                reason = "let go by an operator" if copy.force is None else f"held {copy.force} by an operator"
+                self._tell(Change(copy.name, before, now, reason, False))
+
+    def _tell(self, change: Change) -> None:
+        self._metrics.show(change.route, change.new)
+        if change.is_decided_here:
+            self._metrics.count(change.route, change.new)
+            log.warning("breaker: %s is %s: %s", change.route, change.new.name.lower(), change.reason)
+        for listener in self._listeners:
+            listener(change)
+
+    # Without Redis
+
+    def _go_alone(self, copy: _Copy, reports: list[Report]) -> None:
+        copy.alone = self._trimmed([*copy.alone, *reports])
+        copy.is_ahead = True
+        self._waiting.add(copy.name)
+        self._set(copy, self._after(copy.value, reports), decided_here=True)
+
+    def _probe_alone(self, copy: _Copy, permit: Permit) -> Permit | None:
+        if copy.value.state is State.CLOSED:
+            return Permit(copy.name)
+        value = rules.leased(copy.value, permit.id, self._clock(), self.settings)
+        if value is None:
+            return None
+        copy.is_ahead = True
+        self._waiting.add(copy.name)
+        self._set(copy, value, decided_here=True)
+        return permit
+
+    # With Redis
+
+    def _take(self, held: wire.Held) -> None:
+        """The whole hash. What is here but not there, or newer here than there, was lost there: it is pushed again."""
+        self._revision = held.revision
+        self._hold(dict(held.forces))
+        for name, blob in held.routes.items():
+            copy, value = self._copies.get(name) or self._meet(name), wire.breaker(blob)
+            if value.version <= copy.value.version and blob != copy.seen:
+                self._lost(copy, blob)
+            self._adopt(copy, blob, value, decided_here=False)
+        for copy in self._copies.values():
+            if copy.name not in held.routes and copy.value.version:
+                self._lost(copy, b"")
+
+    def _lost(self, copy: _Copy, blob: bytes) -> None:
+        copy.seen, copy.is_ahead = blob, True
+        self._waiting.add(copy.name)
+
+    def _push_soon(self, copy: _Copy) -> asyncio.Task[None]:
+        """One push of a route at a time; the one that runs takes along what comes meanwhile."""
+        if copy.push is None:
+            copy.push = asyncio.get_running_loop().create_task(self._push(copy), name="breaker-push")
+        return copy.push
+
+    async def _push(self, copy: _Copy) -> None:
+        reports: list[Report] = []
+        try:
+            while copy.pending or copy.is_ahead:
+                reports = self._taken(copy)
+                if not await self._exchange(copy, reports):
+                    copy.pending = reports + copy.pending  # others were quicker every time; at the next beat
+                    return
+            self._waiting.discard(copy.name)
+        except _AWAY:
+            self._go_alone(copy, reports)
+        finally:
+            copy.push = None
+
+    async def _exchange(self, copy: _Copy, reports: list[Report]) -> bool:
+        """Lays reports, and what was learnt alone, on the shared value. False: others were quicker every time."""
+        alone, blob = copy.alone, copy.seen
+        names_permits = any(report.permit for report in reports)  # which `blob` may be too old to know
+        for _ in range(_MOST_TRIES):
+            shared = wire.breaker(blob)
+            value = self._after(self._base(copy, shared), [*alone, *reports])
+            if value != shared or names_permits:
+                blob, is_mine = await self._swap(copy.name, blob, shared, value)
+                if not is_mine:
+                    continue
+                value = wire.breaker(blob)
+            copy.alone = copy.alone[len(alone) :]
+            copy.is_ahead = bool(copy.alone)
+            if value.version >= copy.value.version and not copy.is_ahead:
+                copy.seen = blob
+                self._set(copy, value, decided_here=value.state is not shared.state)
+            return True
+        return False
+
+    async def _probe_shared(self, copy: _Copy, permit: Permit) -> Permit | None:
+        blob = copy.seen
+        try:
+            for _ in range(_MOST_TRIES):
+                shared = wire.breaker(blob)
+                value = self._base(copy, shared)
+                leased = rules.leased(value, permit.id, self._clock(), self.settings)
+                if leased is None:
+                    self._adopt(copy, blob, shared, decided_here=False)
+                    return Permit(copy.name) if self.admit(copy.name) is GO else None
+                blob, is_mine = await self._swap(copy.name, blob, shared, leased)
+                if is_mine:
+                    is_change = leased.state is not shared.state
+                    self._adopt(copy, blob, wire.breaker(blob), decided_here=is_change)
+                    return permit
+        except asyncio.CancelledError:
+            self.release(permit)  # it may have been leased
+            raise
+        return None
+
+    async def _swap(self, route: str, blob: bytes, shared: Breaker, value: Breaker) -> tuple[bytes, bool]:
+        """Writes a value over the one it was made from. Returns what Redis holds now, and whether that is ours."""
+        written = wire.encode(msgspec.structs.replace(value, version=value.version + 1))
+        news, revision = b"", ""
+        if rules.is_news(shared, value):
+            news, revision = wire.encode(wire.Message(route, written)), secrets.token_hex(8)
+        self._counts["pushes"] += 1
+        answer: bytes | int = await self._pipe.run(
+            wire.SWAP, wire.KEY, route, blob, written, wire.CHANNEL, news, revision
+        )
+        if isinstance(answer, bytes):
+            self._counts["conflicts"] += 1
+            return answer, False
+        return written, True
+
+    def _base(self, copy: _Copy, shared: Breaker) -> Breaker:
+        """The shared value, with what was learnt alone, or was lost there."""
+        is_behind = shared.version < copy.value.version
+        return rules.joined(shared, copy.value) if copy.is_ahead or is_behind else shared
+
+    def _after(self, value: Breaker, reports: Iterable[Report]) -> Breaker:
+        for report in reports:
+            value = rules.after(value, report, self.settings)
+        return value
+
+    def _taken(self, copy: _Copy) -> list[Report]:
+        taken, copy.pending = self._trimmed(copy.pending), []
+        return taken
+
+    def _trimmed(self, reports: list[Report]) -> list[Report]:
+        """Without marks that a window has no room for."""
+        most = self.settings.window_calls
+        if len(reports) <= most:
+            return reports
+        early, late = reports[:-most], reports[-most:]
+        return [r for r in early if r.permit or r.outcome is Outcome.CAPACITY] + late

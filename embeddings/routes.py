@@ -1,0 +1,35 @@
+"""The name of a route: one model of one provider, with one credential, in one region. Pure.
+
+The name is a key in Redis and what an operator's pattern is matched with (`openai|*|text-embedding-3-small|*`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from providers.base import Endpoint
+
+
+class Route(NamedTuple):
+    provider: str
+    credential_id: str
+    model: str  # the vendor's identifier
+    region: str
+
+
+def route_key(endpoint: Endpoint, identifier: str) -> str:
+    """The name of the route that a call of this model through this endpoint takes."""
+    key = f"{endpoint.slug}|{endpoint.credential_id}|{identifier}|{endpoint.region}"
+    if "%" not in key and key.count("|") == 3:
+        return key
+    return "|".join(map(_escaped, (endpoint.slug, endpoint.credential_id, identifier, endpoint.region)))
+
+
+def parts(key: str) -> Route:
+    """The reverse of `route_key`."""
+    found = [part.replace("%7C", "|").replace("%25", "%") for part in key.split("|")]
+    return Route(*found) if len(found) == 4 else Route(key, "", "", "")
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("|", "%7C")
