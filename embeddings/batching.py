@@ -3,8 +3,8 @@
 One `Queue` stands before the slots of one provider. What may share a call is a `Lane`; in it, a call carries texts of
 one tenant, or of several where the lane mixes. Decides:
 
-- **when**: with a free slot, a tenant that has nothing under way in a lane goes at once; else its texts gather until the
-  call is full, the oldest has waited for the lane's window, or what was under way has come back;
+- **when**: with a free slot, a tenant that has nothing under way in a lane goes at once; else its texts gather until
+  the call is full, the oldest has waited for the lane's window, or what was under way has come back;
 - **whose turn**: tenants take turns at the slots, one call a turn, however many lanes they use. A turn gives credit for
   an eighth of a full call; who used more sits out until that is paid back (deficit round robin). So a single text waits
   for one call of each other tenant at most, and under lasting load all get the same in tokens (or texts, if those fill
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 _FULL = 1_000_000  # the price of a full call
 _TURN = _FULL // 8
@@ -51,21 +52,24 @@ class Job:
         return len(self.counts) - self.taken
 
 
+J = TypeVar("J", bound=Job)
+
+
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Generic[J]):
     """Consecutive texts of one job."""
 
-    job: Job
+    job: J
     start: int
     stop: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """One call. To be given back to `Queue.finished`."""
+class Batch(Generic[J]):
+    """One call; at most one piece of each job. To be given back to `Queue.finished`."""
 
     lane: Lane
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece[J], ...]
 
     @property
     def items(self) -> int:
@@ -73,10 +77,10 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Group:
+class _Group(Generic[J]):
     """What one tenant has in one lane."""
 
-    jobs: dict[Job, None] = field(default_factory=dict)  # in order of arrival
+    jobs: dict[J, None] = field(default_factory=dict)  # in order of arrival
     items: int = 0  # waiting
     tokens: int = 0
     calls: int = 0  # under way
@@ -89,17 +93,17 @@ class _Group:
 
 
 @dataclass(slots=True)
-class _Tenant:
-    groups: dict[Lane, _Group] = field(default_factory=dict)  # the lane served longest ago first
+class _Tenant(Generic[J]):
+    groups: dict[Lane, _Group[J]] = field(default_factory=dict)  # the lane served longest ago first
     jobs: int = 0
     credit: int = 0
 
 
-class Queue:
+class Queue(Generic[J]):
     def __init__(self, slots: int) -> None:
         self.slots = slots  # may be changed at any time
-        self._tenants: dict[Hashable, _Tenant] = {}  # all that have anything waiting or under way
-        self._turns: dict[Hashable, _Tenant] = {}  # those with something waiting, the next one first
+        self._tenants: dict[Hashable, _Tenant[J]] = {}  # all that have anything waiting or under way
+        self._turns: dict[Hashable, _Tenant[J]] = {}  # those with something waiting, the next one first
         self._calls = 0
 
     @property
@@ -112,12 +116,15 @@ class Queue:
         """Waiting, wholly or in part."""
         return sum(tenant.jobs for tenant in self._turns.values())
 
+    def waiting(self) -> list[J]:
+        """Jobs of which something waits."""
+        return [job for t in self._turns.values() for group in t.groups.values() for job in group.jobs]
+
     def oldest(self) -> float | None:
         """When the job that has waited longest arrived."""
-        firsts = [next(iter(g.jobs)).arrived_at for t in self._turns.values() for g in t.groups.values() if g.jobs]
-        return min(firsts, default=None)
+        return min((job.arrived_at for job in self.waiting()), default=None)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: J) -> None:
         """Takes in a job of at least one text."""
         tenant = self._tenants.get(job.tenant)
         if tenant is None:
@@ -133,7 +140,7 @@ class Queue:
             tenant.credit = 0  # classic: who leaves loses what is left, and owes nothing
             self._turns[job.tenant] = tenant
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, job: J) -> None:
         """Takes out what has not gone into a call. A job that is not waiting stays as it is."""
         tenant = self._tenants.get(job.tenant)
         group = tenant.groups.get(job.lane) if tenant is not None else None
@@ -144,7 +151,7 @@ class Queue:
         self._remove(job, tenant, group)
         self._forget(job.tenant, job.lane)
 
-    def next_batch(self, now: float) -> Batch | float | None:
+    def next_batch(self, now: float) -> Batch[J] | float | None:
         """The call to make now, which then counts as under way; or the time at which to ask again; or None: ask again
         when a job comes or a call ends."""
         if self._calls >= self.slots or not self._turns:
@@ -163,7 +170,7 @@ class Queue:
             self._turns[name] = self._turns.pop(name)
         return batch
 
-    def finished(self, batch: Batch) -> None:
+    def finished(self, batch: Batch[J]) -> None:
         """A call has ended, however it did."""
         self._calls -= 1
         for name in {piece.job.tenant for piece in batch.pieces}:
@@ -200,7 +207,7 @@ class Queue:
                     return name
                 self._turns[name] = self._turns.pop(name)
 
-    def _pieces(self, name: Hashable, lane: Lane) -> Iterable[Piece]:
+    def _pieces(self, name: Hashable, lane: Lane) -> Iterable[Piece[J]]:
         """Fills a call for this tenant, and with what is left of it for others where the lane mixes."""
         names = [name]
         if lane.mixes_tenants:
@@ -222,7 +229,7 @@ class Queue:
             if items <= 0 or tokens <= 0:
                 return
 
-    def _remove(self, job: Job, tenant: _Tenant, group: _Group) -> None:
+    def _remove(self, job: J, tenant: _Tenant[J], group: _Group[J]) -> None:
         del group.jobs[job]
         tenant.jobs -= 1
         if not tenant.jobs:
@@ -238,10 +245,10 @@ class Queue:
                 del self._tenants[name]
 
 
-def _fill(jobs: list[Job], items: int, tokens: int, *, may_exceed: bool) -> dict[Job, int]:
+def _fill(jobs: list[J], items: int, tokens: int, *, may_exceed: bool) -> dict[J, int]:
     """How far each job is taken into a call with room for so many texts and tokens: first each gets its part, then,
     in order of arrival, what is left. With `may_exceed` the very first text goes even if it has too many tokens."""
-    stops: dict[Job, int] = {}
+    stops: dict[J, int] = {}
     if len(jobs) > items:
         jobs = jobs[:items]
     for share in (max(1, items // max(1, len(jobs))), items):

@@ -8,7 +8,6 @@ alone and none is accepted, for then it is not a text that is wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,35 +16,31 @@ _BAD_TEXTS = 8  # as many are found in one call at least
 _REFUSED_IN_A_ROW = 4
 
 
-@dataclass(slots=True)
 class Bisection(Generic[T]):
-    """Give it all items, try `next_part()`, and say how that ended, until there is none."""
+    """Begins with items that were refused together. Try `next_part()`, say how that ended, until there is none."""
 
-    items: Sequence[T]
-    _parts: list[Sequence[T]] = field(init=False)
-    _calls_left: int = field(init=False)
-    _accepted: bool = field(init=False, default=False)
-    _refused_alone: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        self._parts = [self.items]
-        self._calls_left = most_calls(len(self.items))
+    def __init__(self, items: Sequence[T]) -> None:
+        self._parts: list[Sequence[T]] = []
+        self._calls_left = most_calls(len(items))
+        self._refused_alone = 0
+        self.has_accepted = False  # anything: then it is some texts that are bad, and not all of the call
+        self.refused(items)
 
     def next_part(self) -> Sequence[T] | None:
-        """What to send now, in order."""
+        """What to send now; the parts come in order."""
         return self._parts.pop() if self._parts else None
 
     def accepted(self) -> None:
-        self._accepted = True
+        self.has_accepted = True
         self._calls_left -= 1
 
     def refused(self, part: Sequence[T]) -> bool:
-        """Whether it is halved and tried again; else all of it has failed."""
+        """Whether the part is to be tried again in halves. Else that is the end of it: all of it has failed."""
         self._calls_left -= 1
         if len(part) == 1:
             self._refused_alone += 1
             return False
-        if self._calls_left <= 0 or (not self._accepted and self._refused_alone >= _REFUSED_IN_A_ROW):
+        if self._calls_left <= 0 or (not self.has_accepted and self._refused_alone >= _REFUSED_IN_A_ROW):
             return False
         middle = len(part) // 2
         self._parts += [part[middle:], part[:middle]]
