@@ -36,6 +36,7 @@ __all__ = ["ProviderAdmin", "VectorSpaceAdmin", "model_admin"]
 WORKER_IS_LATE = timedelta(seconds=15)
 _CALLING = ("base_url", "region", "project", "api_version")
 _CAPS = ("max_items", "max_tokens_per_call", "max_concurrency", "timeout_s", "rpm", "tpm")
+_SHARING = ("batch_window_ms", "mixes_tenants")
 _SECRETS = {
     "api_key": "API key",
     "aws_access_key_id": "AWS access key id",
@@ -114,6 +115,8 @@ class ProviderAdmin(HouseAdmin[Provider]):
         "max_tokens_per_call": "Tokens in a call",
         "max_concurrency": "Calls at a time",
         "timeout_s": "Seconds to wait",
+        "batch_window_ms": "Milliseconds to gather",
+        "mixes_tenants": "Tenants share calls",
         "rpm": "Requests a minute",
         "tpm": "Tokens a minute",
     }
@@ -130,6 +133,14 @@ class ProviderAdmin(HouseAdmin[Provider]):
             },
         ),
         ("How much it takes", {"fields": _CAPS, "description": "Quiver splits what is larger, and waits its turn."}),
+        (
+            "Shared calls",
+            {
+                "fields": _SHARING,
+                "description": "Under load, texts that wait are sent together: fewer calls, and fewer requests counted "
+                "by the vendor.",
+            },
+        ),
     )
     # What a vendor takes is filled in by the service, and shown to be changed afterwards.
     add_fieldsets = (
@@ -172,7 +183,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
         return upstreams.add_provider(slug=given["slug"], kind=given["kind"], **{n: given[n] for n in _CALLING})
 
     def change_row(self, request: HttpRequest, row: Provider, form: RowForm) -> None:
-        upstreams.change_provider(slug=row.slug, **form.changed("is_enabled", *_CALLING, *_CAPS))
+        upstreams.change_provider(slug=row.slug, **form.changed("is_enabled", *_CALLING, *_CAPS, *_SHARING))
 
     def remove_row(self, request: HttpRequest, row: Provider) -> None:
         upstreams.remove_provider(slug=row.slug)

@@ -46,6 +46,8 @@ class Deployment:
     successor: str | None  # name
     created_at: datetime
     prices: tuple[PricePoint, ...]  # newest first
+    batch_window_s: float = 0.0  # how long texts gather while others of their tenant are under way
+    mixes_tenants: bool = False  # a call may carry texts of several tenants
 
     def price_at(self, moment: datetime) -> int | None:
         """Nano-dollars per million tokens in force, or None: unpriced."""

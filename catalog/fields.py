@@ -201,6 +201,8 @@ class ProviderFields(StrictRows):
             "max_items",
             "max_tokens_per_call",
             "max_concurrency",
+            "batch_window_ms",
+            "mixes_tenants",
             "rpm",
             "tpm",
             "timeout_s",

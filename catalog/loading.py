@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 
 from catalog.deployments import Catalog, Deployment, PricePoint
-from catalog.models import CatalogVersion, EmbeddingModel, Provider, ProviderCredential
+from catalog.models import CatalogVersion, EmbeddingModel, Provider, ProviderCredential, Tokenizer
 from core.money import nano_from_usd
 from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
@@ -70,6 +70,9 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         max_tokens=row.max_tokens,
         max_items=min(row.provider.max_items, most_items or row.provider.max_items),
         max_tokens_per_call=row.provider.max_tokens_per_call,
+        batch_window_s=row.provider.batch_window_ms / 1000,
+        # A model that came later, with a tokenizer that is not exact, keeps its calls apart.
+        mixes_tenants=row.provider.mixes_tenants and row.tokenizer == Tokenizer.CL100K,
         tokenizer=row.tokenizer,
         quality_score=None if row.quality_score is None else float(row.quality_score),
         minimum_tier=row.minimum_tier,

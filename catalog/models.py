@@ -63,6 +63,16 @@ class Provider(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(1024)],
         help_text="Calls at a time, per process.",
     )
+    batch_window_ms = models.PositiveSmallIntegerField(
+        default=5,
+        validators=[MaxValueValidator(100)],
+        help_text="How long texts gather for a shared call while others of their tenant are under way; "
+        "who is alone never waits. 0: only while no call is free.",
+    )
+    mixes_tenants = models.BooleanField(
+        default=False,
+        help_text="A call may carry texts of several tenants. Only where the tokens of all models are counted exactly.",
+    )
     rpm = models.PositiveIntegerField(null=True, blank=True, help_text="Requests a minute that the vendor grants us.")
     tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute that the vendor grants us.")
     timeout_s = models.FloatField(default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(600)])
@@ -78,6 +88,7 @@ class Provider(models.Model):
                 condition=Q(max_items__gte=1, max_tokens_per_call__gte=1, max_concurrency__gte=1, timeout_s__gt=0),
                 name="provider_caps_positive",
             ),
+            models.CheckConstraint(condition=Q(batch_window_ms__lte=100), name="provider_window_short"),
             models.CheckConstraint(
                 condition=~Q(kind="openai_compatible") | ~Q(base_url=""), name="provider_compatible_has_address"
             ),

@@ -15,7 +15,7 @@ from django.db.models import ProtectedError
 
 from catalog.addresses import check_base_url
 from catalog.loading import PLATFORM, sealer
-from catalog.models import Provider, ProviderCredential
+from catalog.models import EmbeddingModel, Provider, ProviderCredential, State, Tokenizer
 from catalog.publishing import catalog_changed
 from core.errors import AlreadyExists, InUse, InvalidRequest, NotFound
 from providers.base import Kind
@@ -53,6 +53,8 @@ class ProviderSettings(TypedDict, total=False):
     max_items: int
     max_tokens_per_call: int
     max_concurrency: int
+    batch_window_ms: int
+    mixes_tenants: bool
     rpm: int | None
     tpm: int | None
     timeout_s: float
@@ -91,6 +93,8 @@ def change_provider(
         for name, value in settings.items():
             setattr(row, name, value)
         _check(row)
+        if settings.get("mixes_tenants"):
+            _check_mixing(row)
         row.save()
         if secret is not None:
             row.credentials.all().delete()
@@ -150,6 +154,17 @@ def _check(row: Provider) -> None:
     row.full_clean(validate_unique=False, validate_constraints=False)
     if row.kind == Kind.OPENAI_COMPATIBLE and not row.base_url:
         raise InvalidRequest("A provider of kind openai_compatible needs its address.", param="base_url")
+
+
+def _check_mixing(row: Provider) -> None:
+    """A provider counts a shared call as one; each tenant's share is right only by tokens that we count as it does."""
+    models = EmbeddingModel.objects.filter(provider=row).exclude(state=State.REMOVED)
+    inexact = models.exclude(tokenizer=Tokenizer.CL100K).values_list("name", flat=True).first()
+    if inexact is not None:
+        raise InvalidRequest(
+            f"The tokens of {inexact} are only estimated, so the tenants of a call could not be charged rightly.",
+            param="mixes_tenants",
+        )
 
 
 def _add_credential(row: Provider, secret: Mapping[str, str], label: str) -> ProviderCredential:

@@ -28,6 +28,17 @@ batch_items = Histogram(
     ["provider"],
     buckets=(1, 2, 4, 8, 16, 32, 96, 256, 1024, 2048),
 )
+batch_wait_seconds = Histogram(
+    "embedding_batch_wait_seconds",
+    "How long the first text of a call had waited when it was sent.",
+    ["provider"],
+    buckets=(0.0001, *_SECONDS),
+)
+cache_hits = Counter("embedding_cache_hits_total", "Texts answered from the cache.", ["model"])
+cache_misses = Counter("embedding_cache_misses_total", "Texts that the cache did not have.", ["model"])
+singleflight_joined = Counter(
+    "embedding_singleflight_joined_total", "Texts that waited for the same text of another request."
+)
 ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
 ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 model_state = Gauge(

@@ -17,7 +17,7 @@ from functools import partial
 
 from core.errors import NoModelAvailable, ProviderTimeout, QuiverError
 from embeddings.breaker import Verdict
-from embeddings.dispatch import Part, Upstream
+from embeddings.calls import Part, Upstream
 from embeddings.gathering import Gathered
 from embeddings.inflight import Claim
 from embeddings.ports import Board, Cache, Dispatch

@@ -33,7 +33,7 @@ from core.errors import InternalError, InvalidRequest, QuiverError
 from core.money import cost_nano
 from embeddings import selection
 from embeddings.cache_keys import KeyRing
-from embeddings.calls import Call
+from embeddings.caller import Call
 from embeddings.computing import Computing
 from embeddings.gathering import Gathered, place_of
 from embeddings.inflight import InFlight

@@ -10,7 +10,7 @@ from billing.ledger import CallRecord, UsageRecord
 from billing.limit_terms import HoldAsk, Standing
 from billing.limits import Hold
 from embeddings.breaker import Admission
-from embeddings.dispatch import Items, Part, Upstream
+from embeddings.calls import Items, Part, Upstream
 from embeddings.gathering import Vector
 from embeddings.records import Attempt
 from providers.base import Vectors

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from billing.ledger import REPLAY, CallRecord, UsageRecord
 from core.ids import uuid7_text
-from embeddings.calls import Call
-from embeddings.dispatch import CallShare
+from embeddings.caller import Call
+from embeddings.calls import CallShare
 from embeddings.requests import EmbeddingRequest
 from embeddings.selection import Candidate
 

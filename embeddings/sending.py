@@ -13,7 +13,7 @@ import time
 from typing import Protocol
 
 from embeddings.breaker import GO, Admission, Outcome, Permit, Verdict
-from embeddings.dispatch import Items, Sent, Upstream
+from embeddings.calls import Items, Sent, Upstream
 from embeddings.routes import route_key
 from providers.answers import check_vectors
 from providers.base import EmbedCall, Endpoint, EndpointRefused, Provider

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from billing.limits import Hold
 from core.errors import QuiverError
-from embeddings.calls import Call
+from embeddings.caller import Call
 from embeddings.inputs import Inputs
 from embeddings.records import Trace
 from embeddings.requests import EmbeddingRequest

@@ -12,7 +12,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldBooleanSwitchWidget
+from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminIntegerFieldWidget, UnfoldBooleanSwitchWidget
 
 from catalog.admin_base import Dialog, HouseAdmin, RowForm, is_operator
 from catalog.admin_looks import TONES, when
@@ -25,6 +25,9 @@ from tenants.roles import Power
 __all__ = ["TenantAdmin", "key_admin", "people_admin"]
 
 
+SETTINGS = ("unpriced_allowed", "cache_enabled", "cache_ttl_s", "cache_hit_cost_per_million_tokens")
+
+
 class TenantForm(RowForm):
     unpriced_allowed = forms.BooleanField(
         label="Models without a price may be used",
@@ -33,10 +36,35 @@ class TenantForm(RowForm):
         help_text="They are not charged. Otherwise they are refused until somebody gives them a price.",
     )
 
+    cache_enabled = forms.BooleanField(
+        label="Answer from the cache",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="A text that was embedded lately is not sent to a provider again. No tenant gets another's vectors.",
+    )
+    cache_ttl_s = forms.IntegerField(
+        label="Seconds to keep vectors",
+        required=False,
+        min_value=1,
+        max_value=tenant_settings.MOST_CACHE_TTL_S,
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+    cache_hit_cost_per_million_tokens = forms.DecimalField(
+        label="Price of cached tokens",
+        required=False,
+        min_value=0,
+        max_value=tenant_settings.MOST_HIT_COST,
+        decimal_places=9,
+        widget=UnfoldAdminDecimalFieldWidget,
+        help_text="USD per million tokens that are answered from the cache.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.instance.settings:
-            self.initial["unpriced_allowed"] = tenant_settings.parse(self.instance.settings).unpriced_allowed
+        now = tenant_settings.parse(self.instance.settings or {})
+        self.initial |= {name: getattr(now, name) for name in SETTINGS}
+        for name in ("cache_ttl_s", "cache_hit_cost_per_million_tokens"):
+            self.fields[name].required = not self.instance._state.adding  # who adds a tenant is not asked
 
 
 @admin.register(Tenant)
@@ -51,7 +79,7 @@ class TenantAdmin(HouseAdmin[Tenant]):
     readonly_fields = ("standing", "created_at")
     fieldsets = (
         (None, {"fields": ("name", "slug", "tier", "standing", "created_at")}),
-        ("Settings", {"fields": ("unpriced_allowed",)}),
+        ("Settings", {"fields": SETTINGS}),
     )
     add_fieldsets = (
         (None, {"fields": ("name", "slug", "tier"), "description": "Invite its owner afterwards, under Invitations."}),
@@ -104,7 +132,7 @@ class TenantAdmin(HouseAdmin[Tenant]):
 
     def change_row(self, request: HttpRequest, row: Tenant, form: RowForm) -> None:
         changes = form.changed("name", "tier")
-        if settings := form.changed("unpriced_allowed"):
+        if settings := form.changed(*SETTINGS):
             changes["settings"] = settings
         services.change_tenant(tenant_id=row.id, **changes)
 

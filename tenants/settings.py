@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 import msgspec
+
+from core.money import nano_from_usd
+
+MOST_CACHE_TTL_S = 30 * 24 * 3600
+MOST_HIT_COST = 1000
 
 
 class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     unpriced_allowed: bool = False  # models without a price may be used, at no charge
+    cache_enabled: bool = True  # texts are answered from the cache, and kept there
+    cache_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=MOST_CACHE_TTL_S)] = 3600
+    cache_hit_cost_per_million_tokens: Decimal = Decimal(0)  # USD for what is answered from the cache
+
+    def __post_init__(self) -> None:
+        cost = self.cache_hit_cost_per_million_tokens
+        if not cost.is_finite() or not 0 <= cost <= MOST_HIT_COST:
+            raise ValueError(f"Expected USD from 0 to {MOST_HIT_COST} - at `$.cache_hit_cost_per_million_tokens`")
+
+    @property
+    def hit_nano_per_million(self) -> int:
+        return nano_from_usd(self.cache_hit_cost_per_million_tokens)
 
 
 def parse(raw: dict[str, Any]) -> TenantSettings:

@@ -1,0 +1,24 @@
+"""Who asks, when, and until when: what every part of the data plane knows of one request. Frozen; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from embeddings.snapshot import TenantSnapshot
+from tenants.snapshots import KeyGrant
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`request_id` is a UUIDv7 made of `created_ms`."""
+
+    request_id: str
+    created_ms: int
+    key: KeyGrant
+    snapshot: TenantSnapshot
+    started: float  # monotonic seconds
+    deadline: float
+    agent_id: str = ""
+    claim_id: UUID | None = None  # of an `Idempotency-Key`
+    free: bool = False  # it was charged already
