@@ -21,7 +21,7 @@ from uuid import UUID
 
 import numpy as np
 
-from billing.ledger import CallRecord, UsageRecord
+from billing.ledger import REPLAY, CallRecord, UsageRecord
 from catalog.deployments import Deployment
 from core.clock import unix_ms
 from core.errors import InternalError, InvalidRequest, NoModelAvailable, ProviderTimeout, QuiverError
@@ -47,7 +47,9 @@ _LATENCIES_KEPT = 64
 
 class LedgerPort(Protocol):
     async def ready(self, *, within_s: float) -> None: ...
-    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
+    async def commit(
+        self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None
+    ) -> None: ...
     def note(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
 
 
@@ -71,6 +73,8 @@ class Call:
     snapshot: TenantSnapshot
     started: float  # monotonic seconds
     deadline: float
+    claim_id: UUID | None = None  # of an `Idempotency-Key`
+    free: bool = False  # it was charged already
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +276,10 @@ class Gateway:
         if counted is None:
             is_exact = candidate.choice.deployment.tokenizer == CL100K
             counted = candidate.held_tokens if is_exact else likely(inputs.byte_count())
-        charged = min(counted, candidate.held_tokens)
+        charged = 0 if call.free else min(counted, candidate.held_tokens)
         usage = self._usage(request, call, trace, "ok", candidate=candidate, charged=charged, counted=tokens)
         calls = tuple(trace.calls)
-        await self._ledger.commit(usage, calls)
+        await self._ledger.commit(usage, calls, call.claim_id)
         self._observer.finished(call.snapshot.config.slug, usage, calls)
         return Answer(candidate.choice.deployment, candidate.dimensions, vectors, usage, trace.attempts)
 
@@ -315,12 +319,13 @@ class Gateway:
             provider_tokens=counted,
             estimated=candidate is not None and counted is None,
             cost_nano=cost_nano(charged, candidate.nano_per_million) if candidate else 0,
-            source="api",
+            source=REPLAY if call.free else "api",
             status=status,
             task_type=request.task_type,
             latency_ms=_ms_since(call.started),
             provider_latency_ms=sum(a.ms for a in trace.attempts),
             attempts=len(trace.attempts),
+            own_price=candidate is not None and candidate.choice.configured.nano_per_million is not None,
         )
 
     def _rotated(self, endpoints: tuple[Endpoint, ...]) -> Sequence[Endpoint]:
