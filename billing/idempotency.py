@@ -1,16 +1,16 @@
 """Claims on idempotency keys: the same request again is charged once and answered alike.
 
-A claim is a row, one for each tenant and key, that lives for a day. Owns who may go on with a request (`claim`), what is
-kept of its answer (`keep`) and when a key is free again (`forget`). That a claim is charged once is the ledger's
+A claim is a row, one for each tenant and key, that lives for a day. Owns who may go on with a request (`claim`), what
+is kept of its answer (`keep`) and when a key is free again (`forget`). That a claim is charged once is the ledger's
 (`billing.ledger`): it marks the claim in the statement that books the request.
 
 Whoever holds a claim has a lease. When it has run out (the worker died), the next one with the same request takes the
-claim over by one conditional update; if the dead one had been charged already, at the platform's cost. An answer that is
-too large to be kept ends its lease at once: the next one embeds again, likewise without a charge.
+claim over by one conditional update; if the dead one had been charged already, at the platform's cost. An answer that
+is too large to be kept ends its lease at once: the next one embeds again, likewise without a charge.
 
-Failure: PostgreSQL away → `claim` waits for `wait_s`, then `LedgerUnavailable`, before any provider is called. An answer
-that cannot be kept goes out all the same and is embedded again when it is asked for; a key that cannot be freed frees
-itself when its lease runs out. Redis plays no part.
+Failure: PostgreSQL away → `claim` waits for `wait_s`, then `LedgerUnavailable`, before any provider is called. An
+answer that cannot be kept goes out all the same and is embedded again when it is asked for; a key that cannot be freed
+frees itself when its lease runs out. Redis plays no part.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ the same rows are sent again, and their key (the id and its time) makes the seco
 stands (the provider was paid), and shows as a row without an answer. A row that PostgreSQL refuses for itself fails
 alone: its batch is sent again row by row.
 
-A request with an `Idempotency-Key` carries its claim (`billing.idempotency`), which the same statement marks as charged.
-A claim that is gone or charged already is never charged again: the row is then written with source `replay` and cost 0.
+A request with an `Idempotency-Key` carries its claim (`billing.idempotency`), which the same statement marks as
+charged. A claim that is gone or charged already is not charged: the row is written with source `replay` and cost 0.
 """
 
 from __future__ import annotations

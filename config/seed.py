@@ -147,7 +147,7 @@ def _timetable() -> None:
     for name, task, minute, hour in (
         ("make usage partitions", "billing.tasks.make_usage_partitions", "7", "0"),
         ("forget idempotency claims", "billing.tasks.forget_claims", "*/15", "*"),
-        ("adjust for price corrections", "billing.tasks.adjust_for_corrections", "37", "*"),
+        ("adjust for price corrections", "billing.tasks.adjust_for_corrections", "37", "0"),
     ):
         schedule, _ = CrontabSchedule.objects.get_or_create(
             minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"

@@ -185,7 +185,7 @@ class IllegalTransition(Conflict):
 
 
 class IdempotencyInProgress(Conflict):
-    """A request with this `Idempotency-Key` is still under way; ask again after `retry_after` seconds for its answer."""
+    """The request with this `Idempotency-Key` is still under way; ask again after `retry_after` seconds."""
 
     code, retryable = "idempotency_in_progress", True
 

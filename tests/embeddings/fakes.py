@@ -29,9 +29,7 @@ class FakeLedger:
         if not self.is_up:
             raise LedgerUnavailable("down")
 
-    async def commit(
-        self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None
-    ) -> None:
+    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None) -> None:
         if self.fails_at_commit:
             raise LedgerUnavailable("went down")
         self.note(usage, calls)
