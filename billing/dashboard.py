@@ -21,9 +21,10 @@ from uuid import UUID
 
 from django.core.cache import cache
 from django.db import OperationalError, connection, transaction
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
+from billing.adjustments import ADJUSTMENT
 from billing.models import ProviderCall, UsageRow
 
 DAYS = 30
@@ -33,6 +34,7 @@ _TOP = 8
 _KEEP_S = 30
 _PATIENCE_MS = 4_000
 T = TypeVar("T")
+_REQUESTS = Count("id", filter=~Q(source=ADJUSTMENT))  # an adjustment costs, but nobody asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def _figures(rows: QuerySet[UsageRow], now: datetime) -> Figures:
         rows.filter(created_at__gte=_midnight(min(first, today.replace(day=1))))
         .annotate(day=TruncDate("created_at", tzinfo=UTC))
         .values("day")
-        .annotate(n=Count("*"), t=Sum("tokens"), c=Sum("cost_usd"))
+        .annotate(n=_REQUESTS, t=Sum("tokens"), c=Sum("cost_usd"))
         .order_by()
     )
     by_day = {each["day"]: Total(each["n"], each["t"], each["c"]) for each in grouped}
@@ -125,7 +127,7 @@ def _top(now: datetime) -> list[TopTenant]:
     grouped = (
         UsageRow.objects.filter(created_at__gte=_midnight(now.astimezone(UTC).date().replace(day=1)))
         .values("tenant_id")
-        .annotate(n=Count("*"), t=Sum("tokens"), c=Sum("cost_usd"))
+        .annotate(n=_REQUESTS, t=Sum("tokens"), c=Sum("cost_usd"))
         .order_by("-c", "-t", "-n")
     )
     return [TopTenant(each["tenant_id"], Total(each["n"], each["t"], each["c"])) for each in grouped[:_TOP]]

@@ -10,6 +10,9 @@ the same rows are sent again, and their key (the id and its time) makes the seco
 503 is rewritten as uncharged before it is sent again; should the first, charged one have been committed after all, it
 stands (the provider was paid), and shows as a row without an answer. A row that PostgreSQL refuses for itself fails
 alone: its batch is sent again row by row.
+
+A request with an `Idempotency-Key` carries its claim (`billing.idempotency`), which the same statement marks as
+charged. A claim that is gone or charged already is not charged: the row is written with source `replay` and cost 0.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from core.errors import InternalError, LedgerUnavailable
 
 log = logging.getLogger(__name__)
 
+REPLAY = "replay"  # source of a row that repeats, at the platform's cost, what was charged already
 MOST_ROWS_PER_COMMIT = 500
 MOST_PENDING = 20_000  # rows that wait for PostgreSQL; beyond it, requests are refused, never rows dropped
 _CONNECT_TIMEOUT_S = 3
@@ -85,24 +89,31 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     provider_latency_ms: float
     attempts: int
     pool: int | None = None  # that the charge was spent from (`billing.limits.Hold.pool`)
+    own_price: bool = False
 
 
 class _Entry:
-    """A usage row with its calls, and who waits for it."""
+    """A usage row with its calls, the claim that it charges, and who waits for it."""
 
-    __slots__ = ("calls", "done", "due", "usage")
+    __slots__ = ("calls", "claim_id", "done", "due", "usage")
 
     def __init__(
-        self, usage: UsageRecord, calls: tuple[CallRecord, ...], due: float, done: asyncio.Future[None] | None
+        self,
+        usage: UsageRecord,
+        calls: tuple[CallRecord, ...],
+        due: float,
+        done: asyncio.Future[None] | None,
+        claim_id: UUID | None = None,
     ) -> None:
         self.usage = usage
         self.calls = calls
+        self.claim_id = claim_id
         self.due = due
         self.done = done
 
     def uncharge(self, status: str) -> None:
         """For a row whose caller gets no answer. In vain for one that is being committed at this moment."""
-        self.done = None
+        self.done = self.claim_id = None
         self.usage = msgspec.structs.replace(self.usage, tokens=0, cost_nano=0, status=status)
 
 
@@ -124,19 +135,32 @@ def _columns(record: type[msgspec.Struct]) -> tuple[str, str, str]:
     return ", ".join(names), ", ".join(selects), ", ".join(definitions)
 
 
-def _statement() -> str:
+def _statement(*, claims: bool) -> str:
+    """The common one, or that for batches in which rows carry claims (one more parameter, the first)."""
     usage, calls = _columns(UsageRecord), _columns(CallRecord)
     # JSON because one parameter of any length costs the worker least (measured: 3 µs a row, arrays 19).
     # No conflict target: with one, a role that may only INSERT would need SELECT as well.
+    start, selected, source = "WITH ", usage[1], f"json_to_recordset(%s::json) AS r({usage[2]})"
+    if claims:
+        # Two that race for one claim meet on its row: the second waits, and then finds it charged.
+        start = (
+            "WITH asked AS (SELECT * FROM json_to_recordset(%s::json) AS a(request text, claim uuid)), "
+            "charged AS (UPDATE billing_idempotencyclaim c SET charged = true FROM asked a "
+            "WHERE c.id = a.claim AND NOT c.charged RETURNING a.request), "
+            "late AS (SELECT request FROM asked EXCEPT SELECT request FROM charged), "
+        )
+        source += " LEFT JOIN late ON late.request = r.id"
+        for column, free in (("tokens", "0"), ("cost_nano * 0.000000001", "0"), ("source", f"'{REPLAY}'")):
+            case = f"CASE WHEN late.request IS NULL THEN {column} ELSE {free} END"
+            selected = ", ".join(case if each == column else each for each in selected.split(", "))
     return (
-        f"WITH calls AS (INSERT INTO billing_providercall ({calls[0]}) SELECT {calls[1]} "
+        f"{start}calls AS (INSERT INTO billing_providercall ({calls[0]}) SELECT {calls[1]} "
         f"FROM json_to_recordset(%s::json) AS r({calls[2]}) ON CONFLICT DO NOTHING) "
-        f"INSERT INTO billing_usagerow ({usage[0]}) SELECT {usage[1]} "
-        f"FROM json_to_recordset(%s::json) AS r({usage[2]}) ON CONFLICT DO NOTHING"
+        f"INSERT INTO billing_usagerow ({usage[0]}) SELECT {selected} FROM {source} ON CONFLICT DO NOTHING"
     )
 
 
-def _cut(connection: psycopg.AsyncConnection[object]) -> None:
+def cut(connection: psycopg.AsyncConnection[object]) -> None:
     """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then gives the
     server ten more seconds to confirm it."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
@@ -159,7 +183,7 @@ class Ledger:
         self._is_closing = False
         self.commit_seconds = 0.0  # of the last commit
         self._encode = msgspec.json.Encoder().encode
-        self._sql = _statement()
+        self._sql, self._sql_with_claims = _statement(claims=False), _statement(claims=True)
 
     def start(self) -> None:
         self._writer = asyncio.get_running_loop().create_task(self._write(), name="ledger")
@@ -194,10 +218,10 @@ class Ledger:
     def is_up(self) -> bool:
         return self._up.is_set()
 
-    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None:
+    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None) -> None:
         """Returns once the row is committed. Raises `LedgerUnavailable` after `wait_s`; nothing is charged then."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = _Entry(usage, calls, time.monotonic() + self._wait_s, done)
+        entry = _Entry(usage, calls, time.monotonic() + self._wait_s, done, claim_id)
         self._pending.append(entry)
         self._wake.set()
         try:
@@ -267,9 +291,13 @@ class Ledger:
         assert self._connection is not None
         calls = self._encode([call for entry in batch for call in entry.calls])
         usage = self._encode([entry.usage for entry in batch])
-        timer = asyncio.get_running_loop().call_later(self._wait_s, _cut, self._connection)
+        sql, parameters = self._sql, (calls.decode(), usage.decode())
+        if any(entry.claim_id is not None for entry in batch):
+            asked = [{"request": e.usage.id, "claim": e.claim_id} for e in batch if e.claim_id is not None]
+            sql, parameters = self._sql_with_claims, (self._encode(asked).decode(), *parameters)
+        timer = asyncio.get_running_loop().call_later(self._wait_s, cut, self._connection)
         try:
-            await self._connection.execute(self._sql, (calls.decode(), usage.decode()), prepare=True)
+            await self._connection.execute(sql, parameters, prepare=True)
         finally:
             timer.cancel()
         self.commit_seconds = time.monotonic() - started
@@ -300,8 +328,7 @@ class Ledger:
             if entry.done is not None and entry.due <= now:
                 if not entry.done.done():
                     entry.done.set_exception(self._unavailable())
-                entry.done = None
-                entry.usage = msgspec.structs.replace(entry.usage, tokens=0, cost_nano=0, status=LedgerUnavailable.code)
+                entry.uncharge(LedgerUnavailable.code)
 
     @staticmethod
     def _unavailable() -> LedgerUnavailable:

@@ -1,4 +1,4 @@
-"""Rows of what was used and what may be used: usage rows (the ledger), provider calls, limits.
+"""Rows of what was used and what may be used: usage rows (the ledger), provider calls, idempotency claims, limits.
 
 Usage rows and provider calls are partitioned by month; their primary key in SQL is (id, created_at), where
 `created_at` is the time in the id. They carry no foreign keys: the ledger outlives what it names.
@@ -16,7 +16,8 @@ from core.ids import uuid7
 
 
 class UsageRow(models.Model):
-    """One request of a tenant: what was charged. `id` is the request id."""
+    """One request of a tenant: what was charged. `id` is the request id. Never edited: a correction is a row of its
+    own, with source `adjustment`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7)
     created_at = models.DateTimeField()
@@ -42,6 +43,9 @@ class UsageRow(models.Model):
     provider_latency_ms = models.FloatField(default=0)
     attempts = models.PositiveSmallIntegerField(default=0)
     pool = models.BigIntegerField(null=True, help_text="What the charge was spent from; see `Pool`.")
+    own_price = models.BooleanField(default=False, help_text="Charged at the tenant's own price, not the catalogue's.")
+    corrects_day = models.DateField(null=True, help_text="Of an adjustment: the UTC day whose cost it corrects.")
+    reason = models.CharField(max_length=200, blank=True, help_text="Of an adjustment: why.")
 
     class Meta:
         ordering = ("-created_at", "-id")
@@ -71,6 +75,39 @@ class ProviderCall(models.Model):
 
     class Meta:
         ordering = ("created_at", "id")
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class IdempotencyClaim(models.Model):
+    """A tenant's `Idempotency-Key` of the last day: who answers it, whether it was charged, the answer if it is kept.
+
+    Written by `billing.idempotency` and, `charged` alone, by `billing.ledger`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7)
+    tenant_id = models.UUIDField()
+    key_digest = models.BinaryField(max_length=32)
+    body_digest = models.BinaryField(max_length=32)
+    request_id = models.UUIDField(help_text="Whose claim it is now.")
+    created_at = models.DateTimeField()
+    lease_until = models.DateTimeField(help_text="Until then nobody takes it over.")
+    expires_at = models.DateTimeField()
+    charged = models.BooleanField(default=False)
+    status = models.PositiveSmallIntegerField(null=True, help_text="Of the answer that is kept.")
+    headers = models.JSONField(default=list)
+    answer = models.BinaryField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["tenant_id", "key_digest"], name="idempotency_key_once"),
+            models.CheckConstraint(
+                condition=Q(status=None, answer=None) | Q(status__isnull=False, answer__isnull=False),
+                name="idempotency_answer_whole",
+            ),
+        ]
+        indexes = [models.Index(fields=["expires_at"], name="idempotency_expiry")]
 
     def __str__(self) -> str:
         return str(self.id)

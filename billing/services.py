@@ -1,7 +1,7 @@
-"""The only writer of limits, and of a tenant's configured models together with theirs.
+"""The only writer of limits, and of a tenant's configured models together with theirs; sweeps old idempotency claims.
 
 Decides which limit rows the fields of a configured model stand for. Storing is all: nothing here enforces.
-Every function is one transaction.
+Every function is one transaction, but for the sweep, which is one for each batch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
 
-from billing.models import Limit
+from billing.models import IdempotencyClaim, Limit
 from core.errors import AlreadyExists, InvalidRequest, NotFound
 from tenants import services as tenants
 from tenants.models import TenantModel
@@ -94,6 +95,17 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
 def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
     find_limit(tenant_id, limit_id).delete()
+
+
+def forget_expired_claims(*, batch: int = 1000) -> int:
+    """Deletes the claims on idempotency keys whose day is over; returns how many they were."""
+    deleted = 0
+    while True:
+        expired = IdempotencyClaim.objects.filter(expires_at__lte=Now(), lease_until__lte=Now()).values("id")[:batch]
+        count, _ = IdempotencyClaim.objects.filter(id__in=expired).delete()
+        deleted += count
+        if count < batch:
+            return deleted
 
 
 def find_limit(tenant_id: UUID, limit_id: UUID) -> Limit:

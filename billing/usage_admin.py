@@ -177,9 +177,10 @@ class UsageRowAdmin(LedgerAdmin):
     )
     fieldsets = (
         (None, {"fields": ("shown_id", "moment", "shown_status", "source", "task_type")}),
+        ("Correction", {"fields": ("corrects_day", "reason")}),
         ("Who", {"fields": ("key", "agent_id")}),
         ("Answered by", {"fields": ("model", "provider", "space", "dimensions", "attempts")}),
-        ("Charged", {"fields": ("items", "shown_cached", "shown_tokens", "estimated", "cost")}),
+        ("Charged", {"fields": ("items", "shown_cached", "shown_tokens", "estimated", "own_price", "cost")}),
         ("Time", {"fields": ("took", "provider_took")}),
         ("Calls to providers", {"fields": ("calls",)}),
     )

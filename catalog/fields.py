@@ -135,14 +135,20 @@ class Move(StrictFields):
 
 class PriceFields(StrictRows):
     cost_per_million_tokens = Money(min_value=0, help_text="USD per million tokens; 0 is free.")
-    effective_from = serializers.DateTimeField(required=False, help_text="Now, if not given; not in the past.")
+    effective_from = serializers.DateTimeField(
+        required=False, help_text="Now, if not given; in the past only with `correction`."
+    )
     source = serializers.CharField(  # type: ignore[assignment]  # DRF's own attribute of this name is the declaring field's
         max_length=100, help_text="Where the figure comes from."
     )
     confirm = serializers.BooleanField(
         write_only=True, required=False, help_text="Needed for more than $10 per million."
     )
-    correction = serializers.BooleanField(write_only=True, required=False, help_text="Not served by this build.")
+    correction = serializers.BooleanField(
+        write_only=True,
+        required=False,
+        help_text="For a moment in the past, with a `reason`: what was charged since is adjusted by rows of their own.",
+    )
 
     class Meta:
         model = Price

@@ -118,7 +118,15 @@ class PriceForm(forms.Form):
     source = forms.CharField(
         max_length=100, widget=UnfoldAdminTextInputWidget, help_text="Where the figure comes from."
     )
-    reason = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget)
+    reason = forms.CharField(
+        required=False, max_length=200, widget=UnfoldAdminTextInputWidget, help_text="Needed for a correction."
+    )
+    correction = forms.BooleanField(
+        label="Correct the past",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="For a moment in the past: tenants get or pay the difference for what was charged since.",
+    )
     confirm = forms.BooleanField(
         label="More than $10 per million is meant", required=False, widget=UnfoldBooleanSwitchWidget
     )
@@ -288,7 +296,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
         dialog = Dialog(
             f"Add a price for {row.name}",
             f"Now: {per_million(price_now(row, utc_now()))}. Prices are never edited: the newest one that has begun "
-            "counts, and what was charged before stays as it was.",
+            "counts. What was charged before stays as it was; a correction adds rows for the difference.",
             "Add price",
         )
         return self.ask(request, row, dialog, act, PriceForm(request.POST or None))

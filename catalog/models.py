@@ -170,7 +170,7 @@ class EmbeddingModel(models.Model):
 
 class Price(models.Model):
     """USD per million tokens from a moment on. Never edited: the newest row for a moment counts; a correction is a
-    new row. No row is *unpriced*; 0 is free."""
+    new row that counts from before it was written. No row is *unpriced*; 0 is free."""
 
     model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="prices")
     cost_per_million_tokens = models.DecimalField(

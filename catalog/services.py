@@ -8,7 +8,7 @@ tasks cannot differ about it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -18,16 +18,15 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
 from catalog import lifecycle, signals
+from catalog.corrections import CLOCK_SKEW
 from catalog.loading import deployment_of
 from catalog.models import Capability, EmbeddingModel, Price, Provider, State, VectorSpace
 from catalog.probing import probe
 from catalog.publishing import catalog_changed
 from core.clock import utc_now
 from core.errors import AlreadyExists, Conflict, IllegalTransition, InUse, InvalidRequest, NotFound, ValidationFailed
-from core.errors import NotSupported as NotServedYet
 
 CONFIRM_ABOVE = Decimal(10)  # USD per million: no embedding model on the market costs as much
-CLOCK_SKEW = timedelta(seconds=60)  # a caller's "now" may be this old
 
 
 class Details(TypedDict, total=False):
@@ -181,8 +180,11 @@ def add_price(
     correction: bool = False,
     reason: str = "",
 ) -> Price:
-    """A new price from a moment on (now, if none is given). Rows are never edited; the newest for a moment counts."""
-    row = find_model(model_id)
+    """A new price from a moment on (now, if none is given). Rows are never edited; the newest for a moment counts.
+
+    One from the past on is a correction: what was charged since at the catalogue's price is adjusted after the commit.
+    """
+    row = _locked(model_id)  # corrections build on each other: they come one after the other
     now = utc_now()
     if cost_per_million_tokens < 0:
         raise InvalidRequest("A price is 0 (free) or more.", param="cost_per_million_tokens")
@@ -193,20 +195,30 @@ def add_price(
             param="cost_per_million_tokens",
         )
     starts = effective_from or now
-    if correction or starts < now - CLOCK_SKEW:
-        # The ledger would keep what was charged at the old price: no silent difference between the two.
-        raise NotServedYet(
-            "Prices of the past are not corrected yet; give a moment that is not in the past.",
-            param="correction" if correction else "effective_from",
+    is_past = starts < now - CLOCK_SKEW
+    if is_past and not correction:
+        raise InvalidRequest(
+            "This moment is in the past, and what was charged since would be corrected; if that is meant, send "
+            "`correction: true` with a `reason`.",
+            param="effective_from",
         )
+    if correction and not is_past:
+        raise InvalidRequest(
+            "A correction counts from a moment in the past; give that moment, or leave `correction` out.",
+            param="effective_from" if effective_from else "correction",
+        )
+    if correction and not reason.strip():
+        raise InvalidRequest("A correction needs a reason: tenants read it in their records.", param="reason")
     price = Price.objects.create(
         model=row,
         cost_per_million_tokens=cost_per_million_tokens,
-        effective_from=max(starts, now),
+        effective_from=starts if correction else max(starts, now),
         source=source,
         reason=reason,
     )
     catalog_changed()
+    if correction:
+        transaction.on_commit(lambda: signals.price_corrected.send(Price, price_id=price.pk), robust=True)
     return price
 
 

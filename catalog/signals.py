@@ -6,3 +6,6 @@ from django.dispatch import Signal
 
 # model_id: UUID, was: str, now: str (states)
 model_moved = Signal()
+
+# price_id: int, of a price that counts from a moment in the past (`catalog.corrections.find_correction`)
+price_corrected = Signal()

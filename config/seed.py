@@ -143,13 +143,16 @@ def _add(model: Model) -> None:
 
 
 def _timetable() -> None:
-    daily, _ = CrontabSchedule.objects.get_or_create(
-        minute="7", hour="0", day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
-    )
-    PeriodicTask.objects.get_or_create(
-        name="make usage partitions",
-        defaults={"task": "billing.tasks.make_usage_partitions", "crontab": daily},
-    )
+    # Name, task, minute, hour.
+    for name, task, minute, hour in (
+        ("make usage partitions", "billing.tasks.make_usage_partitions", "7", "0"),
+        ("forget idempotency claims", "billing.tasks.forget_claims", "*/15", "*"),
+        ("adjust for price corrections", "billing.tasks.adjust_for_corrections", "37", "0"),
+    ):
+        schedule, _ = CrontabSchedule.objects.get_or_create(
+            minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
+        )
+        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": schedule})
 
 
 def _operator() -> User:

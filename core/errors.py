@@ -23,10 +23,12 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
     │   ├── Conflict                409 conflict
     │   │   ├── AlreadyExists       409 already_exists
     │   │   ├── InUse               409 in_use
-    │   │   └── IllegalTransition   409 illegal_transition
+    │   │   ├── IllegalTransition   409 illegal_transition
+    │   │   └── IdempotencyInProgress 409 idempotency_in_progress
     │   ├── RequestTooLarge         413 request_too_large
     │   ├── UnsupportedMediaType    415 unsupported_media_type
     │   ├── SpaceMismatch           422 space_mismatch
+    │   ├── IdempotencyMismatch     422 idempotency_mismatch
     │   ├── ValidationFailed        422 validation_failed
     │   └── RateLimitExceeded       429 rate_limit_exceeded
     └── ServiceError                    ours or a provider's; the same request may succeed later
@@ -190,6 +192,12 @@ class IllegalTransition(Conflict):
     code = "illegal_transition"
 
 
+class IdempotencyInProgress(Conflict):
+    """The request with this `Idempotency-Key` is still under way; ask again after `retry_after` seconds."""
+
+    code, retryable = "idempotency_in_progress", True
+
+
 class RequestTooLarge(RequestError):
     """The body is larger than this server takes."""
 
@@ -206,6 +214,12 @@ class SpaceMismatch(RequestError):
     """The answer would not be in the vector space that `X-Require-Embedding-Space` asks for."""
 
     status, code = 422, "space_mismatch"
+
+
+class IdempotencyMismatch(RequestError):
+    """This `Idempotency-Key` came with another request in the last 24 hours; a new request needs a new key."""
+
+    status, code = 422, "idempotency_mismatch"
 
 
 class ValidationFailed(RequestError):

@@ -12,9 +12,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def uuid7(unix_ms: int | None = None) -> UUID:
     """A UUIDv7 (RFC 9562): 48 bits of milliseconds, 74 random bits. `uuid.uuid7` needs Python 3.14."""
-    ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
-    value = int.from_bytes(os.urandom(10))
-    value = (ms & 0xFFFF_FFFF_FFFF) << 80 | value
+    return uuid7_of(time.time_ns() // 1_000_000 if unix_ms is None else unix_ms, os.urandom(10))
+
+
+def uuid7_of(unix_ms: int, rest: bytes) -> UUID:
+    """The one whose other bits come from `rest` (ten bytes or more): the same for the same arguments."""
+    value = (unix_ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(rest[:10])
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)

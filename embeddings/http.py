@@ -13,11 +13,13 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
 from core import errors
 from core.clock import unix_ms
 from core.ids import uuid7_text
@@ -40,6 +42,7 @@ RequestHeaders = Mapping[bytes, bytes]
 
 _EMBEDDINGS = ("/v1/embeddings", "/api/v1/embeddings")
 _LONGEST_HEADER = 300
+_REPLAYED = (b"idempotent-replayed", b"true")
 _HEAVY_BODY = 262_144  # bytes; about a millisecond of decoding
 # Clients that are cut off before they have sent anything much do not read the refusal.
 _READ_BEFORE_REFUSING = 1024 * 1024
@@ -51,12 +54,14 @@ class Door:
         *,
         gateway: Gateway,
         configuration: Configuration,
+        claims: Claims,
         observer: Observer,
         deadline_s: float,
         most_body_bytes: int,
     ) -> None:
         self._gateway = gateway
         self._configuration = configuration
+        self._claims = claims
         self._observer = observer
         self._deadline_s = deadline_s
         self._most_body_bytes = most_body_bytes
@@ -149,8 +154,7 @@ class Door:
     async def _embed(
         self, headers: RequestHeaders, receive: Receive, call: Call, seen: _Seen
     ) -> tuple[int, answers.Headers, bytes]:
-        if b"idempotency-key" in headers:
-            raise errors.NotSupported("`Idempotency-Key` is not served by this build yet.", param="Idempotency-Key")
+        idempotency_key = _idempotency_key(headers)
         content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type != b"application/json":
             raise errors.UnsupportedMediaType(
@@ -164,9 +168,39 @@ class Door:
             request = await off_loop(requests.decode, body, required_space=space)
         else:
             request = requests.decode(body, required_space=space)
+        if idempotency_key is not None:
+            return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
+        return await self._serve(request, call, seen)
+
+    async def _serve(
+        self, request: requests.EmbeddingRequest, call: Call, seen: _Seen
+    ) -> tuple[int, answers.Headers, bytes]:
         seen.by_gateway = True
         answer = await self._gateway.embed(request, call)
         return 200, answers.headers_of(answer), await self._write(answer, base64=request.base64)
+
+    async def _once(
+        self, request: requests.EmbeddingRequest, call: Call, seen: _Seen, key: bytes, meaning: bytes
+    ) -> tuple[int, answers.Headers, bytes]:
+        """Serves the first request with a key; who repeats it gets its answer, and is never charged again."""
+        claim = await self._claims.claim(
+            tenant_id=call.snapshot.config.tenant_id,
+            key=key,
+            body_digest=meaning,
+            request_id=call.request_id,
+            within_s=call.deadline - time.monotonic(),
+        )
+        if isinstance(claim, Replay):
+            return claim.status, [*claim.headers, _REPLAYED], claim.body
+        try:
+            status, headers, body = await self._serve(
+                request, replace(call, claim_id=claim.id, free=claim.is_charged), seen
+            )
+        except BaseException:  # whatever it was, the key may be tried again
+            await self._claims.forget(claim)
+            raise
+        await self._claims.keep(claim, status=status, headers=headers, body=body)
+        return status, [*headers, _REPLAYED] if claim.is_charged else headers, body
 
     async def _write(self, answer: Answer, *, base64: bool) -> bytes:
         write = partial(answers.write_data, answer.vectors, base64=base64)
@@ -286,6 +320,22 @@ def _is_within(client: tuple[str, int] | None, key: KeyGrant) -> bool:
         return False  # a socket without an address is nowhere
     plain = getattr(address, "ipv4_mapped", None) or address
     return any(plain in network for network in key.networks)
+
+
+def _idempotency_key(headers: RequestHeaders) -> bytes | None:
+    key = headers.get(b"idempotency-key")
+    if key is not None and not 1 <= len(key) <= LONGEST_KEY:
+        raise errors.InvalidRequest(
+            f"`Idempotency-Key` must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key"
+        )
+    return key
+
+
+def _meaning(headers: RequestHeaders, body: bytes, call: Call) -> bytes:
+    """A digest of what decides the answer: another path, deadline or key with the same rights does not."""
+    space = headers.get(b"x-require-embedding-space", b"")
+    agent = headers.get(b"x-agent-id", b"") or call.key.agent_id.encode()
+    return digest_of(body, (space, agent, *(model.encode() for model in sorted(call.key.models))))
 
 
 def _check_agent(headers: RequestHeaders, key: KeyGrant) -> None:

@@ -20,6 +20,7 @@ from uuid import UUID
 import redis.asyncio as redis
 from django.db import InterfaceError, OperationalError, close_old_connections
 
+from billing.idempotency import Claims
 from billing.ledger import Ledger
 from catalog.deployments import Catalog
 from catalog.loading import catalog_version, load_catalog
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 _RETIRE_EVERY_S = 60.0
 _REDIS_RETRY_S = 0.5
+_LEASE_MARGIN_S = 2.0  # beyond the longest a request can take
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class Runtime:
     def __init__(self, limits: Limits) -> None:
         self._redis_url = limits.redis_url
         self.ledger = Ledger(limits.database_url, wait_s=limits.ledger_wait_s)
+        self.claims = Claims(
+            limits.database_url,
+            lease_s=limits.deadline_s + limits.ledger_wait_s + _LEASE_MARGIN_S,
+            wait_s=limits.ledger_wait_s,
+        )
         self.configuration = Configuration(DjangoRows(), poll_s=limits.poll_s, stale_s=limits.stale_s)
         self.providers = ProviderPool()
         self.observer = Observer(self.ledger, most_tenants=limits.metric_tenants)
@@ -91,6 +98,7 @@ class Runtime:
         self.door = Door(
             gateway=self.gateway,
             configuration=self.configuration,
+            claims=self.claims,
             observer=self.observer,
             deadline_s=limits.deadline_s,
             most_body_bytes=limits.max_body_bytes,
@@ -115,6 +123,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.configuration.close()
         await self.ledger.close()
+        await self.claims.close()
         await self.observer.close()
         await self.providers.close()
 

@@ -43,6 +43,9 @@ class UsageFields(serializers.ModelSerializer[UsageRow]):
             "latency_ms",
             "provider_latency_ms",
             "attempts",
+            "own_price",
+            "corrects_day",
+            "reason",
         )
 
 

@@ -19,6 +19,7 @@ from core.errors import InternalError, LedgerUnavailable
 from tests.billing.records import provider_call, usage
 
 TABLES = importlib.import_module("billing.migrations.0001_initial").TABLES
+COLUMNS = importlib.import_module("billing.migrations.0004_adjustments").COLUMNS
 SECONDS = 20.0  # for what must happen, however busy the machine is
 
 
@@ -31,6 +32,7 @@ def postgres(tmp_path_factory):
     server.create_database(owner="quiver", password="pw", database="quiver")
     with psycopg.connect(server.url("quiver", "pw", "quiver")) as connection:
         connection.execute(TABLES)
+        connection.execute(COLUMNS)
     yield server
     server.stop("immediate")
 

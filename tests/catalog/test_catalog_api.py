@@ -184,8 +184,11 @@ def test_a_new_price_counts_from_its_moment(operator: Any, vendor: Any) -> None:
         ({"cost_per_million_tokens": "10.01"}, "invalid_request", "cost_per_million_tokens"),
         ({"cost_per_million_tokens": "-0.1"}, "invalid_request", "cost_per_million_tokens"),
         ({"cost_per_million_tokens": "0.0000000001"}, "invalid_request", "cost_per_million_tokens"),
-        ({"effective_from": "2020-01-01T00:00:00Z"}, "not_supported", "effective_from"),
-        ({"effective_from": "2020-01-01T00:00:00Z", "correction": True}, "not_supported", "correction"),
+        ({"effective_from": "2020-01-01T00:00:00Z"}, "invalid_request", "effective_from"),
+        ({"effective_from": "2020-01-01T00:00:00Z", "correction": True}, "invalid_request", "reason"),
+        ({"effective_from": "2020-01-01T00:00:00Z", "correction": True, "reason": " "}, "invalid_request", "reason"),
+        ({"effective_from": "2099-01-01T00:00:00Z", "correction": True}, "invalid_request", "effective_from"),
+        ({"correction": True, "reason": "misread"}, "invalid_request", "correction"),
         ({"source": ""}, "invalid_request", "source"),
     ],
 )

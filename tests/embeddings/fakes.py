@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class FakeLedger:
         if not self.is_up:
             raise LedgerUnavailable("down")
 
-    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None:
+    async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None) -> None:
         if self.fails_at_commit:
             raise LedgerUnavailable("went down")
         self.note(usage, calls)

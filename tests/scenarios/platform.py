@@ -192,6 +192,11 @@ class Platform:
         with psycopg.connect(self.database_url) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    def execute(self, statements: str) -> None:
+        """Does something to the database behind the platform's back."""
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(statements.encode())
+
     def memory_mb(self) -> float:
         """Resident memory of the workers."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.worker_pids)
