@@ -310,6 +310,8 @@ class LimitAdmin(TenantScoped[Limit]):
         if row.scope == Limit.Scope.TENANT:
             return "the whole tenant"
         name = row.model_name or row.key_name
+        if row.origin == Limit.Origin.AGENT:
+            return format_html("agent {}, by itself", code(row.scope_id))
         return f"{row.scope} {name}" if name else format_html("{} {}", row.scope, code(row.scope_id))
 
     @display(description="mode", ordering="mode", label=TONES)
@@ -334,11 +336,21 @@ class LimitAdmin(TenantScoped[Limit]):
             **{name: given[name] for name in ("measure", "period", "amount", "mode", "thresholds")},
         )
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and not _is_an_agents_own(obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and not _is_an_agents_own(obj)
+
     def change_row(self, request: HttpRequest, row: Limit, form: RowForm) -> None:
         services.change_limit(tenant_id=row.tenant_id, limit_id=row.id, **form.changed("amount", "mode", "thresholds"))
 
     def remove_row(self, request: HttpRequest, row: Limit) -> None:
         services.remove_limit(tenant_id=row.tenant_id, limit_id=row.id)
+
+
+def _is_an_agents_own(row: Limit | None) -> bool:
+    return row is not None and row.origin == Limit.Origin.AGENT
 
 
 def targets(tenant_id: UUID) -> list[Any]:

@@ -137,6 +137,10 @@ class Limit(models.Model):
         SOFT = "soft"
         SHADOW = "shadow"
 
+    class Origin(models.TextChoices):
+        TENANT = "tenant"  # whoever may set limits for the tenant
+        AGENT = "agent"  # the agent itself, by its preferences
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="limits")
     scope = models.CharField(max_length=10, choices=Scope.choices)
@@ -148,6 +152,13 @@ class Limit(models.Model):
     amount = models.DecimalField(max_digits=20, decimal_places=9, validators=[MinValueValidator(0)])
     mode = models.CharField(max_length=10, choices=Mode.choices, default=Mode.HARD)
     thresholds = models.JSONField(default=list, blank=True, help_text="Percentages at which somebody is told.")
+    origin = models.CharField(
+        max_length=10,
+        choices=Origin.choices,
+        default=Origin.TENANT,
+        editable=False,
+        help_text="Who set it. What an agent set for itself stands beside what the tenant set for it; both hold.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -155,7 +166,10 @@ class Limit(models.Model):
         ordering = ("scope", "scope_id", "measure", "period")
         constraints = [
             models.UniqueConstraint(
-                fields=["tenant", "scope", "scope_id", "measure", "period", "mode"], name="limit_once"
+                fields=["tenant", "scope", "scope_id", "measure", "period", "mode", "origin"], name="limit_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(origin="tenant") | Q(origin="agent", scope="agent"), name="limit_origin_fits_its_scope"
             ),
             models.CheckConstraint(condition=Q(amount__gte=0), name="limit_not_negative"),
             models.CheckConstraint(

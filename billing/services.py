@@ -1,4 +1,5 @@
 """The only writer of limits, and of a tenant's configured models together with theirs; sweeps old idempotency claims.
+Agents and what they set for themselves are `billing.agents`.
 
 Decides which limit rows the fields of a configured model stand for. Storing is all: nothing here enforces.
 Every function is one transaction, but for the sweep, which is one for each batch.
@@ -16,7 +17,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from billing.models import IdempotencyClaim, Limit
-from core.errors import AlreadyExists, InvalidRequest, NotFound
+from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from tenants import services as tenants
 from tenants.models import TenantModel
 from tenants.selectors import find_key_row
@@ -84,7 +85,7 @@ def add_limit(
 @transaction.atomic
 def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]) -> Limit:
     """Changes what is given."""
-    row = find_limit(tenant_id, limit_id)
+    row = _of_the_tenants(find_limit(tenant_id, limit_id))
     for name, value in terms.items():
         setattr(row, name, value)
     _save(row)
@@ -94,7 +95,7 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
 @transaction.atomic
 def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
-    find_limit(tenant_id, limit_id).delete()
+    _of_the_tenants(find_limit(tenant_id, limit_id)).delete()
 
 
 def forget_expired_claims(*, batch: int = 1000) -> int:
@@ -113,6 +114,15 @@ def find_limit(tenant_id: UUID, limit_id: UUID) -> Limit:
     row = Limit.objects.filter(tenant_id=tenant_id, id=limit_id).first()
     if row is None:
         raise NotFound(f"There is no limit {limit_id}.")
+    return row
+
+
+def _of_the_tenants(row: Limit) -> Limit:
+    if row.origin == Limit.Origin.AGENT:
+        raise Conflict(
+            f"The agent {row.scope_id!r} set this for itself: change its preferences, or add a limit of your own, "
+            "which holds as well."
+        )
     return row
 
 

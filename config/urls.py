@@ -7,6 +7,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import SimpleRouter
 
+from billing.api.agents import AgentViews
 from billing.api.limits import LimitViews
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
@@ -20,6 +21,7 @@ router.register("api-keys", ApiKeyViews, basename="api-key")
 router.register("embedding-models/providers", ProviderViews, basename="provider")
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
+router.register("agents", AgentViews, basename="agent")
 router.register("limits", LimitViews, basename="limit")
 router.register("usage/records", UsageViews, basename="usage-record")
 

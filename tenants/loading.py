@@ -9,8 +9,10 @@ from uuid import UUID
 from django.db import transaction
 
 from core.money import nano_from_usd
+from tenants import preferences
 from tenants import settings as tenant_settings
-from tenants.models import ApiKey, Tenant, TenantModel
+from tenants.models import Agent, ApiKey, Tenant, TenantModel
+from tenants.preferences import Preferences
 from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
 
 
@@ -36,7 +38,7 @@ def grant_of(row: ApiKey) -> KeyGrant:
 
 @transaction.atomic
 def load_tenant(tenant_id: UUID) -> TenantConfig | None:
-    """Reads one tenant's configuration (two queries)."""
+    """Reads one tenant's configuration (three queries)."""
     tenant = Tenant.objects.filter(id=tenant_id).first()
     if tenant is None:
         return None
@@ -49,6 +51,7 @@ def load_tenant(tenant_id: UUID) -> TenantConfig | None:
         settings=tenant_settings.parse(tenant.settings),
         version=tenant.version,
         models=tuple(_configured(row) for row in rows),
+        agents=_agents(tenant),
     )
 
 
@@ -68,3 +71,9 @@ def _configured(row: TenantModel) -> ConfiguredModel:
         nano_per_million=None if price is None else nano_from_usd(price),
         fallback_model_id=row.fallback_model_id,
     )
+
+
+def _agents(tenant: Tenant) -> dict[str, Preferences]:
+    rows = Agent.objects.filter(tenant=tenant).order_by().values_list("agent_id", "preferences")
+    none = Preferences()  # most agents have none: one value for all of them
+    return {agent_id: preferences.parse(raw) if raw else none for agent_id, raw in rows}

@@ -1,4 +1,5 @@
-"""Rows of who calls: users, tenants, memberships, invitations, API keys, and the models that each tenant configured."""
+"""Rows of who calls: users, tenants, memberships, invitations, API keys, agents, and the models that each tenant
+configured."""
 
 from __future__ import annotations
 
@@ -205,3 +206,38 @@ class TenantModel(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} of {self.tenant}"
+
+
+class Agent(models.Model):
+    """A program of a tenant's that gives itself a name, and says what it prefers."""
+
+    class Status(models.TextChoices):
+        AVAILABLE = "available"
+        BUSY = "busy"
+        OFFLINE = "offline"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="agents")
+    agent_id = models.CharField(max_length=200, help_text="What the agent calls itself.")
+    agent_type = models.CharField(max_length=100, blank=True)
+    name = models.CharField(max_length=200, blank=True)
+    version = models.CharField(max_length=100, blank=True)
+    capabilities = models.JSONField(default=list, blank=True)
+    preferences = models.JSONField(default=dict, blank=True, help_text="See `tenants.preferences`.")
+    metadata = models.JSONField(default=dict, blank=True)
+    status = models.CharField(max_length=20, choices=Status.choices, default=Status.AVAILABLE)
+    last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = [models.Index(fields=["tenant", "-created_at", "-id"])]
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "agent_id"], name="agent_once"),
+            models.CheckConstraint(condition=~Q(agent_id=""), name="agent_named"),
+            models.CheckConstraint(condition=Q(status__in=["available", "busy", "offline"]), name="agent_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or self.agent_id

@@ -30,6 +30,12 @@ def rights_of(grant: KeyGrant) -> Rights:
     return Rights(grant.scopes, grant.models, grant.networks, grant.agent_id, grant.expires_at)
 
 
+def check_agent(grant: KeyGrant, agent_id: str) -> None:
+    """Raises `KeyNotPermitted` where the key is bound to another agent."""
+    if grant.agent_id not in ("", agent_id):
+        raise KeyNotPermitted(f"This key is bound to the agent {grant.agent_id!r}.", param="agent_id")
+
+
 def bounded(asked: Rights, creator: Rights) -> Rights:
     """`asked`, with the creator's restrictions where it names none. Raises `KeyNotPermitted` naming what exceeds."""
     excess = beyond(creator.scopes, asked.scopes)

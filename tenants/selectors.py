@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from core.errors import NotFound
-from tenants.models import ApiKey, Tenant, TenantModel
+from tenants.models import Agent, ApiKey, Tenant, TenantModel
 
 
 def find_tenant(tenant_id: UUID) -> Tenant:
@@ -35,3 +35,8 @@ def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:
 def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
     """A tenant's models with their catalogue rows."""
     return TenantModel.objects.filter(tenant_id=tenant_id).select_related("model__provider")
+
+
+def agents_of(tenant_id: UUID) -> QuerySet[Agent]:
+    """A tenant's agents."""
+    return Agent.objects.filter(tenant_id=tenant_id)

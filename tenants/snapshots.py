@@ -5,11 +5,13 @@ Pure; `tenants.loading` reads them, and what the catalogue contributes is `catal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
+from tenants.preferences import Preferences
 from tenants.settings import TenantSettings
 
 
@@ -49,3 +51,4 @@ class TenantConfig:
     settings: TenantSettings
     version: int
     models: tuple[ConfiguredModel, ...]
+    agents: Mapping[str, Preferences] = field(default_factory=dict)  # every agent that is registered, by its id

@@ -38,10 +38,11 @@ class LimitFields(StrictRows):
             "amount",
             "mode",
             "thresholds",
+            "origin",
             "created_at",
             "updated_at",
         )
-        read_only_fields = ("id", "created_at", "updated_at")
+        read_only_fields = ("id", "origin", "created_at", "updated_at")
         validators = ()  # the tenant is no field, and a second one is a 409
 
 
@@ -55,7 +56,7 @@ class ChangedLimit(LimitFields):
 class LimitFilters(django_filters.FilterSet):
     class Meta:
         model = Limit
-        fields = ("scope", "scope_id", "measure", "period")
+        fields = ("scope", "scope_id", "measure", "period", "origin")
 
 
 @extend_schema_view(

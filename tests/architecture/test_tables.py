@@ -77,6 +77,7 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("tenants_tenantmodel", "tenant_model_one_default"),
         ("tenants_tenantmodel", "tenant_model_once"),
         ("tenants_tenantmodel", "tenant_model_default_is_enabled"),
+        ("tenants_agent", "agent_once"),
         ("tenants_apikey", "key_operator_has_no_tenant"),
         ("catalog_embeddingmodel", "model_name_once_per_provider"),
         ("catalog_embeddingmodel", "model_state_known"),
