@@ -2,7 +2,8 @@
 Agents and what they set for themselves are `billing.agents`.
 
 Decides which limit rows the fields of a configured model stand for. Storing is all: nothing here enforces.
-Every function is one transaction, but for the sweep, which is one for each batch.
+Every function is one transaction, but for the sweep, which is one for each batch; after its commit somebody is told if
+little is left (`billing.limit_checks`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
+from billing.limit_checks import check_soon
 from billing.models import IdempotencyClaim, Limit
 from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from tenants import services as tenants
@@ -51,6 +53,7 @@ def configure_model(
     """Takes a model into use, with its limits."""
     row = tenants.configure_model(tenant_id=tenant_id, model_id=model_id, **wishes)
     _set_model_limits(row, limits)
+    check_soon(tenant_id)
     return row
 
 
@@ -61,6 +64,7 @@ def change_configuration(
     """Changes what is given of a configured model and of its limits."""
     row = tenants.change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, **wishes)
     _set_model_limits(row, limits)
+    check_soon(tenant_id)
     return row
 
 
@@ -79,6 +83,7 @@ def add_limit(
     _check_scope(tenant_id, scope, scope_id)
     row = Limit(tenant_id=tenant_id, scope=scope, scope_id=scope_id, measure=measure, period=period, **terms)
     _save(row)
+    check_soon(tenant_id)
     return row
 
 
@@ -89,6 +94,7 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
     for name, value in terms.items():
         setattr(row, name, value)
     _save(row)
+    check_soon(tenant_id)
     return row
 
 
@@ -96,6 +102,7 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
 def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
     _of_the_tenants(find_limit(tenant_id, limit_id)).delete()
+    check_soon(tenant_id)
 
 
 def forget_expired_claims(*, batch: int = 1000) -> int:

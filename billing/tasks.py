@@ -1,4 +1,7 @@
-"""Background work of billing."""
+"""Background work of billing.
+
+Failure: PostgreSQL gone is a failed task; beat runs each again, and all of them take up what was left undone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from datetime import date, timedelta
 from celery import shared_task
 from django.conf import settings
 
+from billing import excess, limit_checks
 from billing.adjustments import adjust, first_day
 from billing.partitions import make_partitions
 from billing.services import forget_expired_claims
@@ -53,3 +57,22 @@ def adjust_for_corrections() -> None:
     now = utc_now()
     for price_id in corrections_since(now - _LOOK_BACK):
         queue_adjustments(price_id)
+
+
+@shared_task
+def check_limits() -> None:
+    """Tells of limits of tokens and requests, and moves models to *quota exceeded* and back; beat runs it each
+    minute."""
+    limit_checks.check(limit_checks.QUOTAS, now=utc_now())
+
+
+@shared_task
+def check_budgets() -> None:
+    """The same for limits of money."""
+    limit_checks.check(limit_checks.BUDGETS, now=utc_now())
+
+
+@shared_task
+def check_provider_excess() -> None:
+    """Tells operators what providers counted beyond what was held."""
+    excess.check(now=utc_now())

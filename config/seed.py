@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django_celery_beat.models import CrontabSchedule, PeriodicTask
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from billing.partitions import make_partitions
 from catalog import services as catalog
@@ -26,6 +26,7 @@ from tenants import members, minting
 from tenants import services as tenants
 from tenants.keys import digest
 from tenants.loading import find_key
+from tenants.model_states import SERVING
 from tenants.models import Role, Tenant, User
 from tenants.rights import Rights
 from tenants.scopes import Scope, allows
@@ -57,6 +58,13 @@ class Model(NamedTuple):
         return self.space or self.identifier
 
 
+# Name, task, minutes between.
+_REGULAR = (
+    ("check limits", "billing.tasks.check_limits", 1),
+    ("check budgets", "billing.tasks.check_budgets", 1),
+    ("check provider excess", "billing.tasks.check_provider_excess", 5),
+    ("deliver alerts", "alerts.tasks.deliver_due", 1),
+)
 CL100K = "cl100k_base"
 _CUT = ("dimensions", "matryoshka")
 _TAKES = ("dimensions",)
@@ -153,6 +161,9 @@ def _timetable() -> None:
             minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
         )
         PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": schedule})
+    for name, task, minutes in _REGULAR:
+        interval, _ = IntervalSchedule.objects.get_or_create(every=minutes, period=IntervalSchedule.MINUTES)
+        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "interval": interval})
 
 
 def _operator() -> User:
@@ -186,7 +197,7 @@ def _key(tenant: Tenant | None, name: str, scopes: frozenset[Scope], previous: s
 
 def _demo(local: EmbeddingModel, said: dict[str, Any]) -> dict[str, str | None]:
     tenant = Tenant.objects.filter(slug="demo").first() or _demo_tenant(local)
-    usable = configured_models(tenant.id).filter(state="enabled").order_by("-is_default", "-priority")
+    usable = configured_models(tenant.id).filter(state__in=SERVING).order_by("-is_default", "-priority")
     row = usable.filter(model__provider__kind=Kind.LOCAL).first()
     owner = User.objects.filter(email=DEMO_OWNER_EMAIL, memberships__tenant=tenant).first()
     return {

@@ -12,9 +12,14 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminIntegerFieldWidget, UnfoldBooleanSwitchWidget
+from unfold.widgets import (
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
 
-from catalog.admin_base import Dialog, HouseAdmin, RowForm, is_operator
+from catalog.admin_base import Dialog, HouseAdmin, Numbers, RowForm, is_operator
 from catalog.admin_looks import TONES, when
 from tenants import key_admin, people_admin, services
 from tenants import settings as tenant_settings
@@ -25,7 +30,7 @@ from tenants.roles import Power
 __all__ = ["TenantAdmin", "key_admin", "people_admin"]
 
 
-SETTINGS = ("unpriced_allowed", "cache_enabled", "cache_ttl_s", "cache_hit_cost_per_million_tokens")
+SETTINGS = ("unpriced_allowed", "cache_enabled", "cache_ttl_s", "cache_hit_cost_per_million_tokens", "thresholds")
 
 
 class TenantForm(RowForm):
@@ -58,11 +63,17 @@ class TenantForm(RowForm):
         widget=UnfoldAdminDecimalFieldWidget,
         help_text="USD per million tokens that are answered from the cache.",
     )
+    thresholds = Numbers(
+        label="Tell of limits at",
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Percentages at which somebody is told, where a limit itself names none, such as 80, 90, 95, 100.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         now = tenant_settings.parse(self.instance.settings or {})
-        self.initial |= {name: getattr(now, name) for name in SETTINGS}
+        self.initial |= {name: getattr(now, name) for name in SETTINGS} | {"thresholds": list(now.thresholds)}
         for name in ("cache_ttl_s", "cache_hit_cost_per_million_tokens"):
             self.fields[name].required = not self.instance._state.adding  # who adds a tenant is not asked
 

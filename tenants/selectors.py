@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from core.errors import NotFound
-from tenants.models import Agent, ApiKey, Tenant, TenantModel
+from tenants.models import Agent, ApiKey, Role, Tenant, TenantModel, User
 
 
 def find_tenant(tenant_id: UUID) -> Tenant:
@@ -40,3 +40,14 @@ def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
 def agents_of(tenant_id: UUID) -> QuerySet[Agent]:
     """A tenant's agents."""
     return Agent.objects.filter(tenant_id=tenant_id)
+
+
+def addresses_to_tell(tenant_id: UUID | None) -> list[str]:
+    """Of those who look after a tenant (owners, admins, billing), or, without one, of the platform's operators."""
+    people = User.objects.filter(is_active=True)
+    if tenant_id is None:
+        found = people.filter(is_superuser=True)
+    else:
+        roles = (Role.OWNER, Role.ADMIN, Role.BILLING)
+        found = people.filter(memberships__tenant_id=tenant_id, memberships__role__in=roles)
+    return list(found.order_by("email").values_list("email", flat=True))

@@ -11,6 +11,7 @@ from core.money import nano_from_usd
 
 MOST_CACHE_TTL_S = 30 * 24 * 3600
 MOST_HIT_COST = 1000
+Percent = Annotated[int, msgspec.Meta(ge=1, le=100)]
 
 
 class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -18,6 +19,8 @@ class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     cache_enabled: bool = True  # texts are answered from the cache, and kept there
     cache_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=MOST_CACHE_TTL_S)] = 3600
     cache_hit_cost_per_million_tokens: Decimal = Decimal(0)  # USD for what is answered from the cache
+    # Percentages of a limit at which somebody is told, where the limit itself names none.
+    thresholds: Annotated[tuple[Percent, ...], msgspec.Meta(max_length=20)] = (80, 90, 95, 100)
 
     def __post_init__(self) -> None:
         cost = self.cache_hit_cost_per_million_tokens

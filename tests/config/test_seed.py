@@ -22,7 +22,7 @@ from tenants.models import ApiKey, Tenant, User
 from tenants.services import remove_configuration, set_password
 
 pytestmark = pytest.mark.django_db
-TABLES = ("catalog", "tenants", "billing", "django_celery_beat")
+TABLES = ("catalog", "tenants", "alerts", "billing", "django_celery_beat")
 
 
 def everything() -> dict[str, list[Any]]:
