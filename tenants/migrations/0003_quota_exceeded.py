@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0002_people'),
+        ('catalog', '0001_initial'),
         ('tenants', '0002_people'),
     ]
 
