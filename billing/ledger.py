@@ -136,7 +136,7 @@ def _statement() -> str:
     )
 
 
-def _cut(connection: psycopg.AsyncConnection[object]) -> None:
+def cut(connection: psycopg.AsyncConnection[object]) -> None:
     """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then gives the
     server ten more seconds to confirm it."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
@@ -267,7 +267,7 @@ class Ledger:
         assert self._connection is not None
         calls = self._encode([call for entry in batch for call in entry.calls])
         usage = self._encode([entry.usage for entry in batch])
-        timer = asyncio.get_running_loop().call_later(self._wait_s, _cut, self._connection)
+        timer = asyncio.get_running_loop().call_later(self._wait_s, cut, self._connection)
         try:
             await self._connection.execute(self._sql, (calls.decode(), usage.decode()), prepare=True)
         finally:
