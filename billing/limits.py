@@ -1,59 +1,345 @@
-"""Limits of the data plane: hold before a provider is called, settle or release after it. The port and its engine."""
+"""Limits of the data plane: hold before a provider is called; settle or release after it. The port and its engine.
+
+Decides nothing about amounts: Redis does, in one step over every limit that applies (`billing.limit_scripts`), within
+what PostgreSQL granted (`billing.granting`). Here is the order of asking: Redis; where its block is used up, PostgreSQL
+for another one; where Redis is away, PostgreSQL alone.
+
+Failure: Redis away → days and months are held in PostgreSQL, slower; minutes are not limited meanwhile. PostgreSQL away
+→ what is granted already is spent, then `LimitsUnavailable`. Both away → requests without a hard limit of a day or month
+go on, the others are `LimitsUnavailable`. A hold whose worker died expires, and `billing.reconciling` asks the ledger
+what became of it. A Redis that answered too late may keep a hold that nobody knows of; it expires likewise.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from typing import Any, Protocol
+from uuid import UUID
+
+import hiredis
+
+from billing.granting import Granted, Grants, GrantsAway, PoolClosed, Wish
+from billing.holds import Hold, Tightest, refused_by_period, refused_by_rate
+from billing.limit_plans import Plan, head_of, read_calendar, read_rate
+from billing.limit_scripts import HOLD, SCRIPTS, SETTLE
 from billing.limit_terms import HoldAsk, LimitTerms, Refused, Standing
-from billing.redis_pipe import RedisPipe
+from billing.pools import Pools
+from billing.redis_pipe import RedisAway, RedisPipe, Word, ignore
+from billing.refilling import Refills, Shortage
+from core import metrics
+from core.errors import LimitsUnavailable
 
-__all__ = ["Hold", "HoldAsk", "LimitTerms", "Limits", "Refused", "Standing", "Tightest"]
+__all__ = ["SCRIPTS", "Hold", "HoldAsk", "LimitTerms", "Limits", "LimitsPort", "Refused", "Standing", "Tightest"]
+log = logging.getLogger(__name__)
+
+_MOST_KEPT = 5_000  # of whatever is remembered
+_DAY_MS = 86_400_000
+_MOST_ROUNDS = 64  # of asking Redis and drawing blocks for one request, while others take what was drawn
+_REFUSED_FOR_S = 0.25  # that long a refusal is believed without asking PostgreSQL again
+_CONFIRM_PER_LEASE = 8
 
 
-class Tightest:
-    """What is left of the tightest limit of a measure, for the `x-ratelimit-*` headers."""
+class LimitsPort(Protocol):
+    """What the gateway needs."""
 
-    __slots__ = ("limit", "remaining", "resets_s")
-
-    def __init__(self, limit: int, remaining: int, resets_s: float) -> None:
-        self.limit = limit
-        self.remaining = remaining
-        self.resets_s = resets_s  # from now
-
-
-class Hold:
-    """What one request has reserved. Settled or released once, or it expires."""
-
-    pool: int | None  # goes into the usage row: `UsageRecord.pool`
-    tokens: int
-    nano: int
-    would_refuse: tuple[LimitTerms, ...]  # soft and shadow limits that this request passes
-
-    def tightest(self, measure: str) -> Tightest | None:
-        """Of `requests` or `tokens`; None where nothing limits it, or nothing is known (Redis away)."""
-        raise NotImplementedError
+    async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold: ...
+    def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None: ...
+    def release(self, hold: Hold) -> None: ...
+    async def standing(self, ask: HoldAsk) -> list[Standing]: ...
 
 
 class Limits:
-    """One per process. Scripts of `billing.limit_scripts.SCRIPTS` must be on the pipe."""
+    """One per process. `SCRIPTS` must be among the pipe's scripts."""
 
-    def __init__(self, conninfo: str, pipe: RedisPipe, *, lease_s: float, rate_window_s: float = 60.0) -> None: ...
+    def __init__(self, conninfo: str, pipe: RedisPipe, *, lease_s: float, rate_window_s: float = 60.0) -> None:
+        self._pipe = pipe
+        self._grants = Grants(conninfo)
+        self._pools = Pools(self._grants, pipe, lease_s=lease_s)
+        self._refills = Refills(self._grants, pipe, self._pools)
+        self._lease_s = lease_s
+        self._lease_ms = round(lease_s * 1000)
+        self._bucket_ms = round(rate_window_s * 1000 / 60)
+        self._plans: dict[tuple[int, UUID], tuple[tuple[LimitTerms, ...], Plan]] = {}  # by the limits' identity
+        self._texts: dict[UUID, str] = {}
+        self._gone: set[UUID] = set()  # limits that were removed while a snapshot still had them
+        self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and of how much
+        self._late: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._active = 0
+        self._number = 0
+        self._counts = {"holds": 0, "direct": 0, "refused": 0, "unavailable": 0}
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="limits")
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Gives back what is still to be given back; the pipe is its owner's to close, afterwards."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await asyncio.gather(*self._late, *([self._keeper] if self._keeper else []), return_exceptions=True)
+        await self._grants.close()
 
     async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold:
-        """Raises `Refused` (a hard limit; `replacing` is then still held) or `LimitsUnavailable`."""
-        raise NotImplementedError
+        """Reserves on every limit or on none. `replacing` is given up in the same step where both are in Redis; when
+        this raises `Refused` (a hard limit) or `LimitsUnavailable`, releasing it remains to be done."""
+        try:
+            hold = await self._hold(ask, replacing)
+        except Refused:
+            self._counts["refused"] += 1
+            raise
+        except LimitsUnavailable:
+            self._counts["unavailable"] += 1
+            raise
+        self._counts["holds"] += 1
+        self._active += 1
+        if replacing is not None and replacing.is_open:
+            self.release(replacing)
+        return hold
 
     def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None:
-        """To be called once the usage row is committed, with what it charges. Returns at once."""
+        """Once the usage row is committed: what it charges stays used, the rest is free again. Returns at once."""
+        if not hold.is_open:
+            return
+        hold.is_open = False
+        self._active -= 1
+        plan = hold.plan
+        if hold.head:
+            words = (hold.epoch, plan.written, hold.head, hold.tokens, hold.nano, hold.held_ms)
+            charged = (tokens, nano, requests, self._bucket_ms)
+            ignore(self._pipe.call(b"EVALSHA", SETTLE.sha, 2, plan.key, plan.zkey, *words, *charged))
+        elif hold.is_direct:
+            task = asyncio.get_running_loop().create_task(self._give_back(hold, tokens, nano, requests))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
 
     def release(self, hold: Hold) -> None:
         """Gives everything back: no row charges this request."""
+        self.settle(hold, tokens=0, nano=0, requests=0)
 
     async def standing(self, ask: HoldAsk) -> list[Standing]:
-        """How the limits of `ask` stand now; holds nothing."""
-        raise NotImplementedError
+        """How the limits of `ask` stand now; holds nothing. Raises `LimitsUnavailable`."""
+        plan = self._plan(ask)
+        found: list[Any] = [None] * len(plan.limits)
+        now_ms = time.time() * 1000
+        if plan.limits and self._pipe.is_up:
+            try:
+                epoch, *found = await self._pipe.call(b"HMGET", plan.key, b"e", *plan.fields)
+                known = self._pools.known(plan.tenant_id)
+                if known is None or epoch != known[1].encode():  # of a pool that may not be the tenant's any more
+                    found = [raw if plan.limits[index].is_rate else None for index, raw in enumerate(found)]
+            except (RedisAway, hiredis.ReplyError):
+                pass
+        keys = [(t.limit_id, s) for t, s, raw in zip(plan.limits, plan.starts, found, strict=True) if raw is None]
+        try:
+            counters = await self._grants.counters(keys) if keys else {}
+        except GrantsAway as error:
+            raise self._unavailable() from error
+        stands = []
+        for index, (terms, raw) in enumerate(zip(plan.limits, found, strict=True)):
+            if terms.is_rate:
+                used, held = (read_rate(raw, now_ms, self._bucket_ms) if raw is not None else 0), 0
+            elif raw is not None:
+                _, base, own, held = read_calendar(raw)
+                used = base + own
+            else:
+                used, held = counters.get((terms.limit_id, plan.starts[index]), (0, 0))
+            stands.append(Standing(terms, used, held, plan.ends[index]))
+        return stands
 
     def statistics(self) -> dict[str, int]:
-        raise NotImplementedError
+        return {**self._counts, "active": self._active, "refills": self._refills.count, "plans": len(self._plans)}
+
+    async def _hold(self, ask: HoldAsk, replacing: Hold | None) -> Hold:
+        plan = self._plan(ask)
+        if self._pipe.is_up:
+            try:
+                return await self._hold_in_redis(plan, ask, replacing)
+            except RedisAway:
+                pass
+            except hiredis.ReplyError as error:
+                log.warning("limits: Redis refuses: %s", str(error)[:100])
+                for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():
+                    ignore(self._pipe.call(b"SCRIPT", b"LOAD", script.source))
+        return await self._hold_direct(plan, ask, replacing)
+
+    async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
+        if replacing is not None and replacing.is_direct:
+            self.release(replacing)
+        told: dict[bytes, Granted] = {}
+        force = 0  # 1: soft limits ask no block
+        for _ in range(_MOST_ROUNDS):
+            try:
+                pool = None
+                if plan.is_pooled:
+                    pool = self._pools.known(plan.tenant_id) or await self._pools.open(plan.tenant_id)
+                hold, reply = await self._ask(plan, ask, pool, force, replacing)
+                if hold is not None:
+                    return hold
+                if reply[0] == b"rate":
+                    raise refused_by_rate(plan, reply, time.time() * 1000)
+                if reply[0] == b"pool":
+                    self._pools.forget(plan.tenant_id)
+                    continue
+                plan = await self._draw(plan, ask, reply, told)
+            except PoolClosed:
+                self._pools.forget(plan.tenant_id)
+            except GrantsAway as error:
+                if plan.has_hard_calendar:
+                    raise self._unavailable() from error
+                if pool is None:  # there is no pool to count in
+                    plan = self._reduced(plan, ask, [t.limit_id for t in plan.limits if not t.is_rate])
+                force = 1
+        raise self._unavailable()
+
+    async def _ask(
+        self, plan: Plan, ask: HoldAsk, pool: tuple[str, str, int] | None, force: int, replacing: Hold | None
+    ) -> tuple[Hold | None, list[Any]]:
+        """One step in Redis: the hold, or why not."""
+        epoch = pool[1] if pool is not None else ""
+        model = self._texts.get(ask.model_id) or self._text(ask.model_id)
+        self._number += 1  # a hold that came through unnoticed, and its repetition, are two
+        head = head_of(ask.request_id, model, epoch, ask.tokens, ask.nano, self._number)
+        words: tuple[Word, ...] = (
+            *(b"EVALSHA", HOLD.sha, 2, plan.key, plan.zkey, epoch, self._lease_ms, plan.written, head),
+            *(ask.tokens, ask.nano, force, self._bucket_ms),
+        )
+        if replacing is not None and replacing.is_open and replacing.head:
+            old = replacing
+            words += (old.epoch, old.plan.written, old.head, old.tokens, old.nano, old.held_ms)
+        reply = await self._pipe.call(*words)
+        if type(reply) is not bytes:
+            return None, reply
+        held_ms, *left = plan.unpack(reply)
+        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, left=tuple(left))
+        hold.epoch, hold.head, hold.held_ms = epoch, head, held_ms
+        hold.pool = pool[2] if pool is not None else None
+        if replacing is not None and replacing.is_open and replacing.head:
+            replacing.is_open = False
+            self._active -= 1
+        return hold, []
+
+    async def _draw(self, plan: Plan, ask: HoldAsk, reply: list[Any], told: dict[bytes, Granted]) -> Plan:
+        """Draws for what is short. Raises `Refused` where PostgreSQL said already that it is not there."""
+        shortages = []
+        for place in range(1, len(reply), 3):
+            index, lacking, used = int(reply[place]), int(reply[place + 1]), int(reply[place + 2])
+            terms, field = plan.limits[index], plan.fields[index]
+            if terms.is_hard:
+                need, left = plan.need(index, ask.tokens, ask.nano), told[field].left if field in told else None
+                until, of = self._refusals.get(field, (0.0, 0))
+                is_known = time.monotonic() < until and need >= of and used >= 0
+                if is_known or (left is not None and left < max(lacking, 1)):
+                    if not is_known:
+                        self._remember(field, need)
+                    raise refused_by_period(plan, index, used)
+            shortages.append(Shortage(field, terms.limit_id, plan.starts[index], lacking))
+        drawn = await self._refills.draw(plan.tenant_id, plan.key, shortages)
+        told.update(drawn)
+        gone = [each.limit_id for each in shortages if each.field not in drawn]
+        if gone:
+            self._gone.update(gone)  # ids never come back
+            self._plans.pop((id(ask.limits), ask.tenant_id), None)
+            return self._reduced(plan, ask, gone)
+        return plan
+
+    async def _hold_direct(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
+        """In PostgreSQL alone: a block for each request."""
+        if replacing is not None:
+            self.release(replacing)
+        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
+        hold.held_ms = time.time() * 1000
+        wishes = {
+            (terms.limit_id, plan.starts[index]): Wish(terms.limit_id, plan.starts[index], need, need)
+            for index, terms in enumerate(plan.limits)
+            if not terms.is_rate
+            for need in (plan.need(index, ask.tokens, ask.nano),)
+        }
+        if not wishes:
+            return hold
+        try:
+            pool, granted = await self._grant_directly(plan.tenant_id, list(wishes.values()))
+        except (GrantsAway, PoolClosed) as error:
+            if plan.has_hard_calendar:
+                raise self._unavailable() from error
+            return hold
+        left = []
+        for index, terms in enumerate(plan.limits):
+            found = granted.get((terms.limit_id, plan.starts[index]))
+            taken = found.base + found.total if found is not None else 0
+            if found is not None and not found.fits:
+                raise refused_by_period(plan, index, taken)
+            left.append(float(terms.amount - taken))
+        self._counts["direct"] += 1
+        hold.pool, hold.is_direct, hold.left = pool, True, tuple(left)
+        return hold
+
+    async def _grant_directly(self, tenant_id: UUID, wishes: list[Wish]) -> tuple[int, dict[Any, Granted]]:
+        for attempt in range(2):
+            pool = await self._pools.direct(tenant_id)
+            try:
+                granted = await self._grants.grant(pool, wishes, whole=True)
+            except PoolClosed:  # idle for long: counted and gone
+                self._pools.forget_direct(tenant_id, pool)
+                if attempt:
+                    raise
+            else:
+                return pool, {(each.limit_id, each.start): each for each in granted}
+        raise PoolClosed
+
+    async def _give_back(self, hold: Hold, tokens: int, nano: int, requests: int) -> None:
+        plan = hold.plan
+        back = [
+            (terms.limit_id, plan.starts[index], rest)
+            for index, terms in enumerate(plan.limits)
+            if not terms.is_rate
+            for rest in (plan.need(index, hold.tokens, hold.nano) - plan.need(index, tokens, nano, requests),)
+            if rest
+        ]
+        if back and hold.pool is not None:
+            try:
+                await self._grants.give_back(hold.pool, back)
+            except GrantsAway:
+                log.info("limits: what a request did not use comes back at the next reconciliation")
+
+    def _plan(self, ask: HoldAsk) -> Plan:
+        key = (id(ask.limits), ask.tenant_id)
+        found = self._plans.get(key)
+        # The tuple is kept beside its plan, so no other one can have its identity meanwhile.
+        if found is not None and found[0] is ask.limits:
+            plan = found[1]
+            if ask.created_ms < plan.until_ms and ask.created_ms >= plan.until_ms - _DAY_MS:
+                return plan
+        if len(self._plans) >= _MOST_KEPT:
+            self._plans.clear()
+        plan = Plan(ask.tenant_id, [each for each in ask.limits if each.limit_id not in self._gone], ask.created_ms)
+        self._plans[key] = (ask.limits, plan)
+        return plan
+
+    def _reduced(self, plan: Plan, ask: HoldAsk, without: list[UUID]) -> Plan:
+        """The plan without these limits: they were removed, or cannot be counted now and are not hard."""
+        return Plan(plan.tenant_id, [each for each in plan.limits if each.limit_id not in without], ask.created_ms)
+
+    def _remember(self, field: bytes, need: int) -> None:
+        if len(self._refusals) > _MOST_KEPT:
+            self._refusals.clear()
+        self._refusals[field] = (time.monotonic() + _REFUSED_FOR_S, need)
+
+    def _text(self, model_id: UUID) -> str:
+        if len(self._texts) > _MOST_KEPT:
+            self._texts.clear()
+        return self._texts.setdefault(model_id, str(model_id))
+
+    def _unavailable(self) -> LimitsUnavailable:
+        return LimitsUnavailable("The limits cannot be checked now; no provider was called. Try again.", retry_after=1)
+
+    async def _keep(self) -> None:
+        """Confirms the pools and shows how many holds there are, for ever."""
+        while True:
+            try:
+                await self._pools.confirm()
+            except Exception:
+                log.exception("limits: could not confirm the pools")
+            metrics.holds_active.set(self._active)
+            await asyncio.sleep(min(1.0, self._lease_s / _CONFIRM_PER_LEASE))

@@ -186,24 +186,28 @@ class Limit(models.Model):
 
 
 class Pool(models.Model):
-    """Whoever spends what PostgreSQL grants: a tenant's Redis, or one worker while Redis is away."""
+    """Whoever spends what PostgreSQL grants: a tenant's Redis, or one worker while Redis is away.
+
+    A pool is *live* as long as its row is there: its grants stand for what was spent from it, and the usage rows that
+    name it are in no counter. Once all of them are certain, `billing.reconciling` counts them and deletes the pool.
+    """
 
     class Kind(models.TextChoices):
         REDIS = "redis"
         DIRECT = "direct"
 
     id = models.BigAutoField(primary_key=True)
-    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+", db_index=False)
+    tenant_id = models.UUIDField()
     kind = models.CharField(max_length=10, choices=Kind.choices)
     opened_at = models.DateTimeField()
     used_at = models.DateTimeField(help_text="When it was granted something last.")
     closed_at = models.DateTimeField(null=True, help_text="From then on it is granted nothing.")
 
     class Meta:
-        indexes = [models.Index(fields=["tenant", "kind"], name="pool_by_tenant")]
+        indexes = [models.Index(fields=["tenant_id", "kind"], name="pool_by_tenant")]
         constraints = [
             models.UniqueConstraint(
-                fields=["tenant"], condition=Q(kind="redis", closed_at=None), name="pool_one_open_redis"
+                fields=["tenant_id"], condition=Q(kind="redis", closed_at=None), name="pool_one_open_redis"
             )
         ]
 
@@ -212,27 +216,35 @@ class Pool(models.Model):
 
 
 class Counter(models.Model):
-    """What a limit's period has used and granted. In SQL its key is (limit_id, period_start)."""
+    """What a day or month of a limit has used and granted: `settled + granted <= amount`, where it is hard."""
 
-    limit = models.OneToOneField(Limit, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    pk = models.CompositePrimaryKey("limit_id", "period_start")
+    limit_id = models.UUIDField()
     period_start = models.DateField()
     tenant_id = models.UUIDField()
-    settled = models.BigIntegerField(default=0, help_text="Sum of the usage rows that no live pool accounts for.")
-    granted = models.BigIntegerField(default=0, help_text="Sum of what live pools hold or have spent.")
-    recount_at = models.DateTimeField(null=True, help_text="When it is to be counted anew from the ledger.")
+    settled = models.BigIntegerField(default=0, help_text="Sum of the usage rows that name no live pool.")
+    granted = models.BigIntegerField(default=0, help_text="Sum of the grants of live pools.")
+    recount_at = models.DateTimeField(null=True, help_text="From when the ledger can be trusted to tell it anew.")
+
+    class Meta:
+        indexes = [models.Index(fields=["tenant_id"], name="counter_by_tenant")]
 
     def __str__(self) -> str:
         return f"{self.limit_id} {self.period_start}"
 
 
 class Grant(models.Model):
-    """What a pool was granted of a limit's period. In SQL its key is (limit_id, period_start, pool_id)."""
+    """What a pool was granted of a day or month of a limit."""
 
-    limit = models.OneToOneField(Limit, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    pk = models.CompositePrimaryKey("limit_id", "period_start", "pool_id")
+    limit_id = models.UUIDField()
     period_start = models.DateField()
+    pool_id = models.BigIntegerField()
     tenant_id = models.UUIDField()
-    pool = models.ForeignKey(Pool, on_delete=models.CASCADE, related_name="+", db_index=False)
     amount = models.BigIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["tenant_id", "pool_id"], name="grant_by_pool")]
 
     def __str__(self) -> str:
         return f"{self.limit_id} {self.period_start} {self.pool_id}"

@@ -41,6 +41,8 @@ singleflight_joined = Counter(
 )
 ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
 ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
+holds_active = Gauge("holds_active", "Requests that hold something of their limits now.", multiprocess_mode="livesum")
+holds_expired = Counter("holds_expired_total", "Holds whose worker was gone, by what became of them.", ["outcome"])
 model_state = Gauge(
     "embedding_model_state", "1 for the state a model is in.", ["model", "state"], multiprocess_mode="mostrecent"
 )

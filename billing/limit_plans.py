@@ -1,0 +1,122 @@
+"""The limits of a request as Redis is told them, written down once for all requests alike. Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from billing.limit_scripts import BUCKETS
+from billing.limit_terms import MEASURES, LimitTerms
+from billing.periods import end_of, start_of
+
+_CALENDAR = struct.Struct("<4d")
+_RATE = struct.Struct("<2d")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def keys_of(tenant_id: UUID) -> tuple[bytes, bytes]:
+    """The hash and the holds; on one node of a cluster."""
+    key = f"ql:{{{tenant_id}}}".encode()
+    return key, key + b":holds"
+
+
+def field_of(terms: LimitTerms, moment: datetime) -> bytes:
+    """The field in which a limit's period that holds `moment` is kept."""
+    if terms.is_rate:
+        return b"r:" + terms.limit_id.hex.encode()
+    return f"c:{terms.limit_id.hex}:{terms.period[0]}{start_of(terms.period, moment):%Y%m%d}".encode()
+
+
+class Plan:
+    """The limits that apply to a request, in the day in which it began."""
+
+    __slots__ = (
+        "ends",
+        "fields",
+        "has_hard_calendar",
+        "is_pooled",
+        "key",
+        "limits",
+        "soft",
+        "starts",
+        "tenant_id",
+        "unpack",
+        "until_ms",
+        "written",
+        "zkey",
+    )
+
+    def __init__(self, tenant_id: UUID, limits: Sequence[LimitTerms], created_ms: int) -> None:
+        moment = datetime.fromtimestamp(created_ms / 1000, UTC)
+        self.tenant_id = tenant_id
+        self.limits = tuple(limits)
+        self.key, self.zkey = keys_of(tenant_id)
+        self.fields = [field_of(each, moment) for each in self.limits]
+        self.starts: list[date] = [start_of(each.period, moment).date() for each in self.limits]
+        self.ends = [end_of(each.period, moment) for each in self.limits]
+        # Midnight ends all periods that can end.
+        self.until_ms = int(end_of("day", moment).timestamp() * 1000)
+        self.is_pooled = not all(each.is_rate for each in self.limits)
+        self.has_hard_calendar = any(each.is_hard and not each.is_rate for each in self.limits)
+        self.soft = [index for index, each in enumerate(self.limits) if not each.is_hard]
+        flat: list[object] = []
+        for each, field in zip(self.limits, self.fields, strict=True):
+            flat += [
+                field.decode(),
+                int(each.is_rate),
+                MEASURES.index(each.measure) + 1,
+                int(each.is_hard),
+                each.amount,
+            ]
+        self.written: bytes = _encode(flat)
+        self.unpack = struct.Struct(f"<{len(self.limits) + 1}d").unpack
+
+    def need(self, index: int, tokens: int, nano: int, requests: int = 1) -> int:
+        """Of the limit's own measure."""
+        measure = self.limits[index].measure
+        return requests if measure == "requests" else tokens if measure == "tokens" else nano
+
+
+class Member(NamedTuple):
+    """A hold as Redis keeps it; all that is needed to settle it without its worker."""
+
+    request_id: str
+    model_id: str
+    epoch: str
+    tokens: int
+    nano: int
+    head: bytes
+    plan: bytes
+
+
+def head_of(request_id: str, model_id: str, epoch: str, tokens: int, nano: int, number: int) -> str:
+    """What a hold's member begins with; its plan follows."""
+    return f"{request_id} {model_id} {epoch} {tokens} {nano} {number}\n"
+
+
+def read_member(raw: bytes) -> Member:
+    head, newline, plan = raw.partition(b"\n")
+    request_id, model_id, epoch, tokens, nano, _ = head.decode().split(" ")
+    return Member(request_id, model_id, epoch, int(tokens), int(nano), head + newline, plan)
+
+
+def read_calendar(raw: bytes) -> tuple[int, int, int, int]:
+    """Granted, base, used, held."""
+    granted, base, used, held = _CALENDAR.unpack(raw)
+    return int(granted), int(base), int(used), int(held)
+
+
+def read_rate(raw: bytes, now_ms: float, bucket_ms: float) -> int:
+    """What counts in the window that ends now."""
+    total, last = _RATE.unpack_from(raw)
+    slot = now_ms // bucket_ms
+    if slot - last >= BUCKETS:
+        return 0
+    ring = struct.unpack_from(f"<{BUCKETS}d", raw, 16)
+    gone = sum(ring[int(each) % BUCKETS] for each in range(int(last) + 1, int(slot) + 1))
+    return int(total - gone)
