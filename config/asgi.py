@@ -20,7 +20,7 @@ from django.conf import settings  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
 from core.metrics import exposition  # noqa: E402
-from embeddings.runtime import Limits, Runtime  # noqa: E402
+from embeddings.runtime import Bounds, Runtime  # noqa: E402
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -53,9 +53,9 @@ async def drain(grace_s: float) -> None:
         await _runtime.door.drain(grace_s)
 
 
-def limits_from_settings() -> Limits:
+def bounds_from_settings() -> Bounds:
     quiver = settings.QUIVER
-    return Limits(
+    return Bounds(
         database_url=quiver.database_url,
         redis_url=quiver.redis_url,
         deadline_s=quiver.deadline_ms / 1000,
@@ -65,13 +65,16 @@ def limits_from_settings() -> Limits:
         poll_s=quiver.poll_seconds,
         stale_s=quiver.snapshot_stale_seconds,
         metric_tenants=quiver.metric_tenants,
+        encryption_keys=quiver.encryption_keys,
+        hold_lease_s=quiver.hold_lease_seconds,
+        cache_bytes=quiver.cache_memory_mb * 1024 * 1024,
     )
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     global _runtime
     await receive()
-    _runtime = Runtime(limits_from_settings())
+    _runtime = Runtime(bounds_from_settings())
     await _runtime.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()

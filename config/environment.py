@@ -70,6 +70,16 @@ class Environment(BaseModel):
     snapshot_stale_seconds: int = Field(
         300, ge=5, description="How long a configuration that could not be confirmed goes on serving."
     )
+    hold_lease_seconds: float = Field(
+        40.0,
+        ge=0.5,
+        le=700,
+        description="How long a dead worker's holds last; longer than the deadline and the ledger's wait together.",
+    )
+    reconcile_seconds: float = Field(
+        10.0, ge=0.5, le=600, description="How often holds that expired are looked up in the ledger."
+    )
+    cache_memory_mb: int = Field(32, ge=0, le=4096, description="Vectors that each worker keeps in its own memory.")
     drain_seconds: float = Field(10.0, ge=0, le=300, description="Time that requests under way get after SIGTERM.")
     metric_tenants: int = Field(
         200, ge=1, le=10_000, description="Number of tenants with a metric label of their own; the others are `other`."

@@ -39,6 +39,11 @@ cache_misses = Counter("embedding_cache_misses_total", "Texts that the cache did
 singleflight_joined = Counter(
     "embedding_singleflight_joined_total", "Texts that waited for the same text of another request."
 )
+model_switches = Counter(
+    "embedding_model_switches_total",
+    "Requests that went on to another candidate, and why.",
+    ["from_model", "to_model", "reason"],
+)
 ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
 ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 holds_active = Gauge("holds_active", "Requests that hold something of their limits now.", multiprocess_mode="livesum")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import orjson
 import pybase64
 
+from billing.limits import Hold
 from catalog.deployments import Deployment
 from core.errors import QuiverError
 from core.money import usd_text
@@ -20,23 +23,28 @@ from embeddings.gateway import Answer
 from providers.base import Vectors
 
 Headers = list[tuple[bytes, bytes]]
+_NONE: Mapping[int, QuiverError] = MappingProxyType({})
 # Numbers of floats that take about a millisecond to write.
 HEAVY_FLOATS, HEAVY_BASE64 = 32_768, 1_000_000
 
 
-def write_data(vectors: Vectors, *, base64: bool) -> bytes:
-    """The `data` array."""
+def write_data(vectors: Vectors, *, base64: bool, failed: Mapping[int, QuiverError] = _NONE) -> bytes:
+    """The `data` array; an item that failed alone has its error in its place."""
     if base64:
         flat = np.ascontiguousarray(vectors, dtype="<f4")
-        return b",".join(
+        written = [
             b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, pybase64.b64encode(row))
             for index, row in enumerate(flat)
-        )
-    return b",".join(
-        b'{"object":"embedding","index":%d,"embedding":%b}'
-        % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
-        for index, row in enumerate(np.ascontiguousarray(vectors))
-    )
+        ]
+    else:
+        written = [
+            b'{"object":"embedding","index":%d,"embedding":%b}'
+            % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+            for index, row in enumerate(np.ascontiguousarray(vectors))
+        ]
+    for index, error in failed.items():
+        written[index] = orjson.dumps({"object": "error", "index": index, "code": error.code, "message": error.message})
+    return written[0] if len(written) == 1 else b",".join(written)
 
 
 def write_answer(answer: Answer, data: bytes) -> bytes:
@@ -74,12 +82,28 @@ def headers_of(answer: Answer) -> Headers:
         (b"x-embedding-cached", b"%d/%d" % (usage.cached, usage.items)),
         (b"x-embedding-attempts", b"%d" % len(answer.attempts)),
     ]
+    if answer.hold is not None:
+        headers += _left(answer.hold)
     if deployment.sunset_at is not None:
         headers.append((b"sunset", f"{deployment.sunset_at:%a, %d %b %Y %H:%M:%S} GMT".encode()))  # RFC 8594
     if deployment.deprecated_at is not None:
         headers.append((b"deprecation", b"@%d" % int(deployment.deprecated_at.timestamp())))  # RFC 9745
     if deployment.successor is not None:
         headers.append((b"link", f'</v1/models/{deployment.successor}>; rel="successor-version"'.encode()))
+    return headers
+
+
+def _left(hold: Hold) -> Headers:
+    """What is left of the tightest limits, as OpenAI says it; nothing where nothing limits."""
+    headers: Headers = []
+    for measure, word in (("requests", b"requests"), ("tokens", b"tokens")):
+        found = hold.tightest(measure)
+        if found is not None:
+            headers += [
+                (b"x-ratelimit-limit-" + word, b"%d" % found.limit),
+                (b"x-ratelimit-remaining-" + word, b"%d" % found.remaining),
+                (b"x-ratelimit-reset-" + word, b"%ds" % ceil(found.resets_s)),
+            ]
     return headers
 
 

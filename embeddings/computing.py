@@ -17,7 +17,7 @@ from functools import partial
 
 from core.errors import NoModelAvailable, ProviderTimeout, QuiverError
 from embeddings.breaker import Verdict
-from embeddings.calls import Part, Upstream
+from embeddings.calls import Part
 from embeddings.gathering import Gathered
 from embeddings.inflight import Claim
 from embeddings.ports import Board, Cache, Dispatch
@@ -32,7 +32,6 @@ from providers.base import Endpoint
 from providers.failures import FailureKind, ProviderFailure
 
 _LEAST_TIME_S = 0.002  # below it a call cannot succeed, so it is not paid for
-_MOST_LANES = 4096
 
 
 class Computing:
@@ -41,7 +40,6 @@ class Computing:
         self._cache = cache
         self._board = board
         self._retries = Retries()
-        self._lanes: dict[object, Upstream] = {}
         self._turn = 0
 
     def began(self) -> None:
@@ -68,7 +66,7 @@ class Computing:
             )
 
     def statistics(self) -> dict[str, int]:
-        return {"retries": self._retries.statistics()["retries"], "lanes": len(self._lanes)}
+        return {"retries": self._retries.statistics()["retries"]}
 
     async def compute(
         self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], claim: Claim
@@ -107,7 +105,13 @@ class Computing:
             return ProviderFailure(FailureKind.NOT_NOW, admission.reason, retry_after=admission.retry_after_s)
         items, counts = gathered.pick(mine)
         part = await self._dispatch.submit(
-            self._lane(candidate, endpoint, work.request, items),
+            self._dispatch.lane(
+                endpoint,
+                deployment,
+                width=candidate.dimensions,
+                input_type=work.request.input_type,
+                takes_tokens=not isinstance(items[0], str),
+            ),
             items,
             counts,
             tenant=work.call.snapshot.config.tenant_id,
@@ -181,30 +185,6 @@ class Computing:
         self._turn += 1
         start = self._turn % len(endpoints)
         return endpoints[start:] + endpoints[:start]
-
-    def _lane(
-        self, candidate: Candidate, endpoint: Endpoint, request: EmbeddingRequest, items: Sequence[object]
-    ) -> Upstream:
-        """The same object for the same lane, as long as its rows are the same."""
-        deployment = candidate.choice.deployment
-        takes_tokens = not isinstance(items[0], str)
-        key = (id(deployment), endpoint.identity, candidate.dimensions, request.input_type, takes_tokens)
-        lane = self._lanes.get(key)
-        if lane is None or lane.deployment is not deployment:
-            if len(self._lanes) >= _MOST_LANES:
-                self._lanes.clear()
-            lane = self._lanes[key] = Upstream(
-                max_items=deployment.max_items,
-                max_tokens=deployment.max_tokens_per_call,
-                window_s=deployment.batch_window_ms / 1000,
-                mixes_tenants=deployment.mixes_tenants,
-                endpoint=endpoint,
-                deployment=deployment,
-                width=candidate.dimensions,
-                input_type=request.input_type,
-                takes_tokens=takes_tokens,
-            )
-        return lane
 
 
 def _blamed(part: Part, mine: Sequence[int]) -> ProviderFailure | None:

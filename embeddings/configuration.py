@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from billing.limit_terms import LimitTerms
 from catalog.deployments import Catalog
 from core.changes import Change
 from core.errors import InvalidApiKey, KeyNotPermitted, Starting
@@ -43,7 +44,7 @@ class Rows(Protocol):
 
     def find_key(self, digest: bytes) -> KeyGrant | None: ...
     def load_catalog(self) -> Catalog: ...
-    def load_tenant(self, tenant_id: UUID) -> TenantConfig | None: ...
+    def load_tenant(self, tenant_id: UUID) -> tuple[TenantConfig, tuple[LimitTerms, ...]] | None: ...
     def versions(self, tenant_ids: Collection[UUID]) -> tuple[int, dict[UUID, int]]:
         """The catalogue's version and those of the tenants."""
         ...
@@ -181,11 +182,11 @@ class Configuration:
         if catalog is None or not self._is_catalog_current:
             catalog = await self._shared("catalog", self._load_catalog)
         generation = self._generation
-        config = await self._in_thread(lambda: self._rows.load_tenant(tenant_id))
-        if config is None:
+        found = await self._in_thread(lambda: self._rows.load_tenant(tenant_id))
+        if found is None:
             self._tenants.pop(tenant_id, None)
             return None
-        snapshot = compose(catalog, config)
+        snapshot = compose(catalog, *found)
         while len(self._tenants) >= MOST_TENANTS:
             del self._tenants[next(iter(self._tenants))]
         self._tenants[tenant_id] = _Known(snapshot, generation == self._generation and self._is_catalog_current)

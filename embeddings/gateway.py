@@ -22,11 +22,10 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from billing.refusals import refusal_of
-
 from billing.ledger import UsageRecord
 from billing.limit_terms import HoldAsk, Refused
-from billing.limits import Hold
+from billing.limits import Hold, LimitsPort
+from billing.refusals import refusal
 from catalog.deployments import Deployment
 from core.clock import unix_ms
 from core.errors import InternalError, InvalidRequest, QuiverError
@@ -38,7 +37,7 @@ from embeddings.computing import Computing
 from embeddings.gathering import Gathered, place_of
 from embeddings.inflight import InFlight
 from embeddings.inputs import Inputs
-from embeddings.ports import Board, Cache, Ledger, Limits, Observer
+from embeddings.ports import Board, Cache, Ledger, Observer
 from embeddings.records import Attempt, Charge, usage_of
 from embeddings.requests import EmbeddingRequest
 from embeddings.routes import route_key
@@ -68,7 +67,7 @@ class Gateway:
         *,
         computing: Computing,
         ledger: Ledger,
-        limits: Limits,
+        limits: LimitsPort,
         cache: Cache,
         names: KeyRing,
         board: Board,
@@ -123,7 +122,8 @@ class Gateway:
         plans, now = call.snapshot.plans, time.monotonic()
         kept = plans.get(asked)
         if kept is not None and kept[1] > now:
-            return kept[0]
+            found: Plan = kept[0]
+            return found
         if len(plans) >= _MOST_PLANS:
             plans.clear()
         found = selection.plan(asked, call.snapshot, self._now())
@@ -246,7 +246,7 @@ class Gateway:
         except Refused as refused:
             work.trace.tried(candidate, "limit", started)
             others = selection.suggested(call.snapshot, but=(candidate.choice.deployment.name,))
-            raise Next(refusal_of(refused, suggested_models=others)) from None
+            raise Next(refusal(refused, suggested_models=others)) from None
 
     # The end
 

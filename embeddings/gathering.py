@@ -54,7 +54,7 @@ class Gathered:
     def take(self, found: Sequence[Vector | None]) -> None:
         """What the cache had."""
         self.rows = [row if row is not None else new for row, new in zip(self.rows, found, strict=True)]
-        self.cached = len(self.rows) - self.rows.count(None) if None in self.rows else len(self.rows)
+        self.cached = sum(row is not None for row in self.rows)
 
     def fill(self, vectors: Mapping[bytes, Vector], *, is_shared: bool) -> None:
         """Vectors by name, for every item of that name. `is_shared`: another request computes them."""

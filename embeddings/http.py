@@ -24,8 +24,9 @@ from core import errors
 from core.clock import unix_ms
 from core.ids import uuid7_text
 from embeddings import answers, listing, requests
+from embeddings.caller import Call
 from embeddings.configuration import Configuration
-from embeddings.gateway import Answer, Call, Gateway
+from embeddings.gateway import Answer, Gateway
 from embeddings.observing import Observer
 from embeddings.snapshot import TenantSnapshot
 from providers.heavy import off_loop
@@ -132,13 +133,10 @@ class Door:
         if path in _EMBEDDINGS:
             _require_method(method, "POST")
             key, snapshot = await self._authenticate(scope, headers, seen, Scope.EMBEDDINGS)
-            _check_agent(headers, key)
-            return await self._embed(
-                headers,
-                receive,
-                Call(request_id, created_ms, key, snapshot, started, started + self._timeout_s(headers)),
-                seen,
-            )
+            agent_id = _agent(headers, key, snapshot)
+            deadline = started + self._timeout_s(headers)
+            call = Call(request_id, created_ms, key, snapshot, started, deadline, agent_id)
+            return await self._embed(headers, receive, call, seen)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _require_method(method, "GET")
             key, snapshot = await self._authenticate(scope, headers, seen, Scope.MODELS_READ, Scope.EMBEDDINGS)
@@ -164,10 +162,10 @@ class Door:
             raise errors.UnsupportedMediaType("Send the body uncompressed.", param="Content-Encoding")
         body = await self._read(headers, receive, call.deadline)
         space = headers.get(b"x-require-embedding-space", b"")[:_LONGEST_HEADER].decode("latin-1")
-        if len(body) > _HEAVY_BODY:
-            request = await off_loop(requests.decode, body, required_space=space)
-        else:
-            request = requests.decode(body, required_space=space)
+        decode = partial(
+            requests.decode, body, required_space=space, cache_control=headers.get(b"cache-control", b"").lower()
+        )
+        request = await off_loop(decode) if len(body) > _HEAVY_BODY else decode()
         if idempotency_key is not None:
             return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
         return await self._serve(request, call, seen)
@@ -203,7 +201,7 @@ class Door:
         return status, [*headers, _REPLAYED] if claim.is_charged else headers, body
 
     async def _write(self, answer: Answer, *, base64: bool) -> bytes:
-        write = partial(answers.write_data, answer.vectors, base64=base64)
+        write = partial(answers.write_data, answer.vectors, base64=base64, failed=answer.failed)
         is_heavy = answer.vectors.size > (answers.HEAVY_BASE64 if base64 else answers.HEAVY_FLOATS)
         data = await off_loop(write) if is_heavy else write()
         return answers.write_answer(answer, data)
@@ -334,14 +332,18 @@ def _idempotency_key(headers: RequestHeaders) -> bytes | None:
 def _meaning(headers: RequestHeaders, body: bytes, call: Call) -> bytes:
     """A digest of what decides the answer: another path, deadline or key with the same rights does not."""
     space = headers.get(b"x-require-embedding-space", b"")
-    agent = headers.get(b"x-agent-id", b"") or call.key.agent_id.encode()
+    agent = call.agent_id.encode()
     return digest_of(body, (space, agent, *(model.encode() for model in sorted(call.key.models))))
 
 
-def _check_agent(headers: RequestHeaders, key: KeyGrant) -> None:
-    agent = headers.get(b"x-agent-id")
-    if agent is None or agent.decode("latin-1") == key.agent_id:
-        return
-    if key.agent_id:
+def _agent(headers: RequestHeaders, key: KeyGrant, snapshot: TenantSnapshot) -> str:
+    """Which of the tenant's agents asks, if any."""
+    asked = headers.get(b"x-agent-id")
+    if asked is None:
+        return key.agent_id
+    agent_id = asked.decode("utf-8", "replace")
+    if key.agent_id and agent_id != key.agent_id:
         raise errors.KeyNotPermitted("This key is bound to another agent.", param="X-Agent-Id")
-    raise errors.NotFound("No such agent is registered for this tenant.", param="X-Agent-Id")
+    if agent_id != key.agent_id and agent_id not in snapshot.config.agents:
+        raise errors.NotFound("No such agent is registered for this tenant.", param="X-Agent-Id")
+    return agent_id

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from uuid import UUID
 
 import msgspec
@@ -23,9 +24,13 @@ from core import metrics
 from core.clock import unix_ms
 from core.metrics import BoundedLabel
 from core.money import NANO
+from embeddings.records import Attempt
 
 PERIOD_S = 1.0
 MOST_WAITING = 50_000
+
+
+_Finished = tuple[str, UsageRecord, Sequence[CallRecord], Sequence[Attempt]]
 
 
 class _Line(msgspec.Struct, tag_field="level", tag="info", gc=False):
@@ -52,7 +57,7 @@ class Observer:
         self._ledger = ledger
         self._tenant = BoundedLabel(most_tenants)
         self._log_fd = log_fd
-        self._finished: list[tuple[str, UsageRecord, Sequence[CallRecord]]] = []
+        self._finished: list[_Finished] = []
         self._encode = msgspec.json.Encoder().encode
         self._writer: asyncio.Task[None] | None = None
         self._seen_rows = 0
@@ -67,9 +72,11 @@ class Observer:
             await asyncio.gather(self._writer, return_exceptions=True)
         self.flush()
 
-    def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None:
+    def finished(
+        self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord], attempts: Sequence[Attempt] = ()
+    ) -> None:
         if len(self._finished) < MOST_WAITING:
-            self._finished.append((tenant, usage, calls))
+            self._finished.append((tenant, usage, calls, attempts))
 
     def refused(self, tenant: str, request_id: str, code: str, ms: float) -> None:
         """A request that never reached the gateway: no key, bad body, unknown path."""
@@ -114,14 +121,15 @@ class Observer:
                 attempts=usage.attempts,
                 provider_ms=usage.provider_latency_ms,
             )
-            for tenant, usage, _ in finished
+            for tenant, usage, _, _ in finished
         ]
 
-    def _count(self, finished: list[tuple[str, UsageRecord, Sequence[CallRecord]]]) -> None:
+    def _count(self, finished: list[_Finished]) -> None:
         request_seconds = defaultdict[tuple[str, str], list[float]](list)
         calls_made = defaultdict[tuple[str, str], list[CallRecord]](list)
         sums: defaultdict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-        for tenant, usage, calls in finished:
+        switches = Counter[tuple[str, str, str]]()
+        for tenant, usage, calls, attempts in finished:
             total = sums[self._tenant(tenant), usage.model, usage.provider, usage.status]
             total[0] += 1
             total[1] += usage.tokens
@@ -130,12 +138,17 @@ class Observer:
                 request_seconds[usage.model, usage.provider].append(usage.latency_ms / 1000)
             for call in calls:
                 calls_made[call.model, call.provider].append(call)
+            for old, new in pairwise(attempts):
+                if (old.model, old.provider) != (new.model, new.provider):
+                    switches[old.model, new.model, old.outcome] += 1
         for (tenant, model, provider, status), (count, tokens, nano) in sums.items():
             metrics.requests.labels(tenant, model, provider, status).inc(count)
             if tokens:
                 metrics.tokens.labels(tenant, model, provider).inc(tokens)
                 metrics.cost.labels(tenant, model, provider).inc(nano / NANO)
 
+        for switch, count in switches.items():
+            metrics.model_switches.labels(*switch).inc(count)
         for labels, seconds in request_seconds.items():
             observe = metrics.request_seconds.labels(*labels).observe
             for value in seconds:

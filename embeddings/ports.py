@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
 from billing.ledger import CallRecord, UsageRecord
-from billing.limit_terms import HoldAsk, Standing
-from billing.limits import Hold
+from catalog.deployments import Deployment
 from embeddings.breaker import Admission
 from embeddings.calls import Items, Part, Upstream
 from embeddings.gathering import Vector
 from embeddings.records import Attempt
-from providers.base import Vectors
+from providers.base import Endpoint, InputType, Vectors
 
 
 class Ledger(Protocol):
     async def ready(self, *, within_s: float) -> None: ...
     async def commit(self, usage: UsageRecord, calls: tuple[CallRecord, ...], claim_id: UUID | None = None) -> None: ...
     def note(self, usage: UsageRecord, calls: tuple[CallRecord, ...]) -> None: ...
-
-
-class Limits(Protocol):
-    async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold: ...
-    def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None: ...
-    def release(self, hold: Hold) -> None: ...
-    async def standing(self, ask: HoldAsk) -> list[Standing]: ...
 
 
 class Cache(Protocol):
@@ -43,6 +35,15 @@ class Cache(Protocol):
 
 
 class Dispatch(Protocol):
+    def lane(
+        self,
+        endpoint: Endpoint,
+        deployment: Deployment,
+        *,
+        width: int,
+        input_type: InputType | None,
+        takes_tokens: bool,
+    ) -> Upstream: ...
     async def submit(
         self,
         lane: Upstream,
@@ -69,6 +70,3 @@ class Observer(Protocol):
     def finished(
         self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord], attempts: Sequence[Attempt] = ()
     ) -> None: ...
-
-
-__all__ = ["Board", "Cache", "Dispatch", "Ledger", "Limits", "Mapping", "Observer"]

@@ -54,55 +54,36 @@ def usage_of(
 ) -> UsageRecord:
     """The usage row; without a charge, that of a request that failed."""
     last = trace.attempts[-1] if trace.attempts else None
+    deployment = charge.candidate.choice.deployment if charge else None
     provider_ms = 0.0
     for attempt in trace.attempts:
         provider_ms += attempt.ms
-    facts = {
-        "id": call.request_id,
-        "created_ms": call.created_ms,
-        "tenant_id": call.snapshot.config.tenant_id,
-        "key_id": call.key.key_id,
-        "agent_id": call.agent_id,
-        "items": request.items,
-        "source": REPLAY if call.free else "api",
-        "status": status,
-        "task_type": request.task_type,
-        "latency_ms": ms_since(call.started),
-        "provider_latency_ms": round(provider_ms, 3),
-        "attempts": len(trace.attempts),
-    }
-    if charge is None:
-        return UsageRecord(
-            **facts,
-            model_id=None,
-            model=last.model if last else "",
-            provider=last.provider if last else "",
-            space="",
-            dimensions=0,
-            cached=0,
-            tokens=0,
-            held_tokens=0,
-            provider_tokens=None,
-            estimated=False,
-            cost_nano=0,
-            pool=None,
-        )
-    deployment = charge.candidate.choice.deployment
     return UsageRecord(
-        **facts,
-        model_id=deployment.model_id,
-        model=deployment.name,
-        provider=deployment.provider,
-        space=deployment.space,
-        dimensions=charge.candidate.dimensions,
-        cached=charge.cached,
-        tokens=charge.tokens,
-        held_tokens=charge.held_tokens,
-        provider_tokens=charge.provider_tokens,
-        estimated=charge.is_estimated,
-        cost_nano=charge.nano,
-        pool=charge.pool,
-        own_price=charge.candidate.choice.configured.nano_per_million is not None,
+        id=call.request_id,
+        created_ms=call.created_ms,
+        tenant_id=call.snapshot.config.tenant_id,
+        key_id=call.key.key_id,
+        agent_id=call.agent_id,
+        model_id=deployment.model_id if deployment else None,
+        model=deployment.name if deployment else (last.model if last else ""),
+        provider=deployment.provider if deployment else (last.provider if last else ""),
+        space=deployment.space if deployment else "",
+        dimensions=charge.candidate.dimensions if charge else 0,
+        items=request.items,
+        cached=charge.cached if charge else 0,
+        tokens=charge.tokens if charge else 0,
+        held_tokens=charge.held_tokens if charge else 0,
+        provider_tokens=charge.provider_tokens if charge else None,
+        estimated=charge is not None and charge.is_estimated,
+        cost_nano=charge.nano if charge else 0,
+        source=REPLAY if call.free else "api",
+        status=status,
+        task_type=request.task_type,
+        latency_ms=ms_since(call.started),
+        provider_latency_ms=round(provider_ms, 3),
+        attempts=len(trace.attempts),
+        pool=charge.pool if charge else None,
+        own_price=charge is not None and charge.candidate.choice.configured.nano_per_million is not None,
     )
 
 

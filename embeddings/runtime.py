@@ -22,16 +22,26 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 
 from billing.idempotency import Claims
 from billing.ledger import Ledger
+from billing.limit_terms import LimitTerms
+from billing.limits import SCRIPTS, Limits
+from billing.loading import load_limits
+from billing.redis_pipe import RedisPipe
 from catalog.deployments import Catalog
 from catalog.loading import catalog_version, load_catalog
 from core import changes
 from core.clock import utc_now
 from core.errors import Starting
-from embeddings import tokens
+from embeddings import breaker_wire, tokens
+from embeddings.breaker_board import Board
+from embeddings.cache import VectorCache
+from embeddings.cache_keys import KeyRing
+from embeddings.computing import Computing
 from embeddings.configuration import Configuration, RowsAway
+from embeddings.dispatch import Dispatcher
 from embeddings.gateway import Gateway
 from embeddings.http import Door
 from embeddings.observing import Observer
+from embeddings.sending import Sender
 from providers.heavy import off_loop
 from providers.registry import ProviderPool
 from tenants.loading import find_key, load_tenant, tenant_versions
@@ -46,7 +56,7 @@ _LEASE_MARGIN_S = 2.0  # beyond the longest a request can take
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Bounds:
     """What the environment sets for the data plane; names as in `config.environment`."""
 
     database_url: str
@@ -58,6 +68,9 @@ class Limits:
     poll_s: float
     stale_s: float
     metric_tenants: int
+    encryption_keys: str
+    hold_lease_s: float
+    cache_bytes: int
 
 
 class DjangoRows:
@@ -69,45 +82,65 @@ class DjangoRows:
     def load_catalog(self) -> Catalog:
         return _fresh(load_catalog)
 
-    def load_tenant(self, tenant_id: UUID) -> TenantConfig | None:
-        return _fresh(lambda: load_tenant(tenant_id))
+    def load_tenant(self, tenant_id: UUID) -> tuple[TenantConfig, tuple[LimitTerms, ...]] | None:
+        def read() -> tuple[TenantConfig, tuple[LimitTerms, ...]] | None:
+            # In this order: limits newer than the version that they are kept under are found by the next poll.
+            config = load_tenant(tenant_id)
+            return None if config is None else (config, load_limits(tenant_id))
+
+        return _fresh(read)
 
     def versions(self, tenant_ids: Collection[UUID]) -> tuple[int, dict[UUID, int]]:
         return _fresh(lambda: (catalog_version(), tenant_versions(tenant_ids) if tenant_ids else {}))
 
 
 class Runtime:
-    def __init__(self, limits: Limits) -> None:
-        self._redis_url = limits.redis_url
-        self.ledger = Ledger(limits.database_url, wait_s=limits.ledger_wait_s)
+    def __init__(self, bounds: Bounds) -> None:
+        self._redis_url = bounds.redis_url
+        self.ledger = Ledger(bounds.database_url, wait_s=bounds.ledger_wait_s)
         self.claims = Claims(
-            limits.database_url,
-            lease_s=limits.deadline_s + limits.ledger_wait_s + _LEASE_MARGIN_S,
-            wait_s=limits.ledger_wait_s,
+            bounds.database_url,
+            lease_s=bounds.deadline_s + bounds.ledger_wait_s + _LEASE_MARGIN_S,
+            wait_s=bounds.ledger_wait_s,
         )
-        self.configuration = Configuration(DjangoRows(), poll_s=limits.poll_s, stale_s=limits.stale_s)
+        self.configuration = Configuration(DjangoRows(), poll_s=bounds.poll_s, stale_s=bounds.stale_s)
         self.providers = ProviderPool()
-        self.observer = Observer(self.ledger, most_tenants=limits.metric_tenants)
+        self.observer = Observer(self.ledger, most_tenants=bounds.metric_tenants)
+        # Vectors go over a pipe of their own: a megabyte of them must not stand before a hold.
+        self.pipe = RedisPipe(bounds.redis_url, scripts=(*SCRIPTS, *breaker_wire.SCRIPTS))
+        self.vector_pipe = RedisPipe(bounds.redis_url)
+        self.limits = Limits(bounds.database_url, self.pipe, lease_s=bounds.hold_lease_s)
+        self.board = Board(self.pipe)
+        self.cache = VectorCache(self.vector_pipe, most_local_bytes=bounds.cache_bytes)
+        self.dispatcher = Dispatcher(Sender(self.providers, self.board))
         self.gateway = Gateway(
-            providers=self.providers,
+            computing=Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board),
             ledger=self.ledger,
+            limits=self.limits,
+            cache=self.cache,
+            names=KeyRing(bounds.encryption_keys),
+            board=self.board,
             observer=self.observer,
             now=utc_now,
-            most_tokens=limits.max_tokens_per_request,
+            most_tokens=bounds.max_tokens_per_request,
         )
         self.door = Door(
             gateway=self.gateway,
             configuration=self.configuration,
             claims=self.claims,
             observer=self.observer,
-            deadline_s=limits.deadline_s,
-            most_body_bytes=limits.max_body_bytes,
+            deadline_s=bounds.deadline_s,
+            most_body_bytes=bounds.max_body_bytes,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._is_redis_up = False
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
+        self.pipe.start()
+        self.vector_pipe.start()
+        self.limits.start()
+        self.board.start()
         self.ledger.start()
         self.configuration.start()
         self.observer.start()
@@ -122,8 +155,13 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.configuration.close()
+        await self.dispatcher.close()
         await self.ledger.close()
         await self.claims.close()
+        await self.limits.close()
+        await self.board.close()
+        await self.pipe.close()
+        await self.vector_pipe.close()
         await self.observer.close()
         await self.providers.close()
 
@@ -140,6 +178,12 @@ class Runtime:
             "ledger": self.ledger.statistics(),
             "configuration": self.configuration.statistics(),
             "door": self.door.statistics(),
+            "gateway": self.gateway.statistics(),
+            "dispatcher": self.dispatcher.statistics(),
+            "limits": self.limits.statistics(),
+            "cache": self.cache.statistics(),
+            "breakers": self.board.statistics(),
+            "redis": self.pipe.statistics(),
             "providers": self.providers.statistics(),
         }
 
@@ -149,14 +193,15 @@ class Runtime:
             client = redis.from_url(self._redis_url, socket_connect_timeout=2, health_check_interval=5)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as messages:
-                    await messages.subscribe(changes.CHANNEL)
+                    await messages.subscribe(changes.CHANNEL, breaker_wire.CHANNEL)
                     self._is_redis_up = True
                     # Whatever was published before the subscription is found by comparing versions now.
                     with suppress(Starting):  # PostgreSQL is away: that is no matter of Redis'
                         await self.configuration.refresh()
                     async for message in messages.listen():
-                        change = changes.decode(message["data"])
-                        if change is not None:
+                        if message["channel"] == breaker_wire.CHANNEL.encode():
+                            self.board.apply(message["data"])
+                        elif (change := changes.decode(message["data"])) is not None:
                             self.configuration.apply(change)
             except Exception as error:  # noqa: BLE001  the listener outlives whatever Redis does
                 if self._is_redis_up:
