@@ -359,15 +359,13 @@ class Board:
     async def _exchange(self, copy: _Copy, reports: list[Report]) -> bool:
         """Lays reports, and what was learnt alone, on the shared value. False: others were quicker every time."""
         alone, blob = copy.alone, copy.seen
-        names_permits = any(report.permit for report in reports)  # which `blob` may be too old to know
         for _ in range(_MOST_TRIES):
             shared = wire.breaker(blob)
             value = self._after(self._base(copy, shared), [*alone, *reports])
-            if value != shared or names_permits:
-                blob, is_mine = await self._swap(copy.name, blob, shared, value)
-                if not is_mine:
-                    continue
-                value = wire.breaker(blob)
+            blob, is_mine = await self._swap(copy.name, blob, shared, value)
+            if not is_mine:
+                continue
+            value = wire.breaker(blob)
             copy.alone = copy.alone[len(alone) :]
             copy.is_ahead = bool(copy.alone)
             if value.version >= copy.value.version and not copy.is_ahead:
@@ -397,7 +395,13 @@ class Board:
         return None
 
     async def _swap(self, route: str, blob: bytes, shared: Breaker, value: Breaker) -> tuple[bytes, bool]:
-        """Writes a value over the one it was made from. Returns what Redis holds now, and whether that is ours."""
+        """Writes a value over the one it was made from. Returns what Redis holds now, and whether that is ours.
+
+        One that is no other is not written; but that it is no other must be true of what Redis holds.
+        """
+        if value == shared:
+            held: bytes | None = await self._pipe.call("HGET", wire.KEY, route)
+            return held or b"", (held or b"") == blob
         written = wire.encode(msgspec.structs.replace(value, version=value.version + 1))
         news, revision = b"", ""
         if rules.is_news(shared, value):

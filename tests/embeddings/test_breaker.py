@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -200,7 +202,7 @@ def test_states_follow_each_other_along_the_edges_and_forwards_in_time(steps):
     edges = {(State.CLOSED, State.OPEN), (State.OPEN, State.HALF_OPEN)}
     edges |= {(State.HALF_OPEN, State.OPEN), (State.HALF_OPEN, State.CLOSED)}
     found = walked(steps)
-    for old, new in zip(found, found[1:], strict=False):
+    for old, new in pairwise(found):
         assert (old.state, new.state) in edges or old.state is new.state
         assert (old.changed_at < new.changed_at) == (old.state is not new.state)
 
