@@ -85,11 +85,11 @@ class VectorCache:
         """
         now = self._clock()
         found: list[Vector | None] = [_vector(self._local.get(key, now), dimensions) for key in keys]
-        if full_keys and None in found:
+        if full_keys:
             for index in _gaps(found):
                 raw = self._local.get(full_keys[index], now)
                 found[index] = self._cut(keys[index], raw, full_dimensions, dimensions, now)
-        if None in found and self._pipe.is_up and now >= self._resting_until:
+        if _has_gaps(found) and self._pipe.is_up and now >= self._resting_until:
             await self._fetch(found, keys, dimensions, full_keys, full_dimensions)
         self._count(model, found)
         return found
@@ -189,7 +189,7 @@ class VectorCache:
             self._unwritten += 1
 
     def _count(self, model: str, found: list[Vector | None]) -> None:
-        misses = found.count(None) if None in found else 0
+        misses = sum(vector is None for vector in found)
         hits = len(found) - misses
         self._hits += hits
         self._misses += misses
@@ -243,6 +243,10 @@ def stacked(vectors: Sequence[Vector], dimensions: int) -> Vectors:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(_Slow)
+
+
+def _has_gaps(found: list[Vector | None]) -> bool:
+    return any(vector is None for vector in found)  # `in` would compare arrays element by element
 
 
 def _gaps(found: list[Vector | None]) -> list[int]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from billing.sharing import split_exactly
@@ -44,13 +45,15 @@ class Upstream(Lane):
     takes_tokens: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, gc=False):
     """What one call brought: vectors that passed the check, row i for item i."""
 
     vectors: Vectors
     tokens: int | None  # the provider's count; None: it gave none
     upstream_id: str = ""
+
+
+_NOTHING_SENT = Sent(NOTHING, None)
 
 
 class Send(Protocol):
@@ -59,8 +62,7 @@ class Send(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CallShare:
+class CallShare(msgspec.Struct, frozen=True, gc=False):
     """One call as far as one request had a part in it: what its `CallRecord` needs."""
 
     endpoint: Endpoint
@@ -171,18 +173,21 @@ class SharedCall:
         self._send = send
         self._clock = clock
         self._observe_items = observe_items
-        self._open = {piece.job: piece.stop - piece.start for piece in batch.pieces}  # texts without an outcome
-        for ticket, items in self._open.items():
-            ticket.under_way += items
+        self._open: dict[Ticket, int] = {}  # texts without an outcome
+        for piece in batch.pieces:
+            self._open[piece.job] = items = piece.stop - piece.start
+            piece.job.under_way += items
 
     async def run(self) -> None:
         """Ends with an outcome for every text, whatever happens."""
         pieces = self._batch.pieces
         try:
-            failure = await self._call(pieces)
-            if failure is not None and failure.meaning.callers_fault and self._batch.items > 1:
+            failure = await self._call(pieces, self._batch.items)
+            if failure is None:
+                return
+            if failure.meaning.callers_fault and self._batch.items > 1:
                 await self._bisect(pieces)
-            elif failure is not None:
+            else:
                 self._refuse(pieces, failure, is_about_text=failure.meaning.callers_fault)
         except asyncio.CancelledError:
             self._give_up(ProviderFailure(FailureKind.DISCONNECTED, "broken off: this process is stopping"))
@@ -202,7 +207,7 @@ class SharedCall:
             live = [text for text in part if not text[0].is_over]
             if not live:
                 continue
-            failure = await self._call(_pieces(live))
+            failure = await self._call(_pieces(live), len(live))
             if failure is None:
                 bisection.accepted()
             elif not failure.meaning.callers_fault:
@@ -210,17 +215,17 @@ class SharedCall:
             elif not bisection.refused(live):
                 self._refuse(_pieces(live), failure, is_about_text=len(live) == 1 or bisection.has_accepted)
 
-    async def _call(self, pieces: Sequence[Piece[Ticket]]) -> ProviderFailure | None:
+    async def _call(self, pieces: Sequence[Piece[Ticket]], size: int) -> ProviderFailure | None:
         """Makes one call, writes it down for its members and hands out its vectors; or says why there are none."""
         lane = pieces[0].job.lane
-        size = sum(piece.stop - piece.start for piece in pieces)
         started = self._clock()
-        timeout_s = max(piece.job.deadline for piece in pieces) - started
+        deadline = pieces[0].job.deadline if len(pieces) == 1 else max(piece.job.deadline for piece in pieces)
+        timeout_s = deadline - started
         if timeout_s < LEAST_TIME_S:
             return ProviderFailure(FailureKind.BUSY, "no time was left to send it")
         self._observe_items(size)
         created_ms = unix_ms()
-        sent, failure = Sent(NOTHING, None), None
+        sent, failure = _NOTHING_SENT, None
         try:
             sent = await self._send(lane, _items(pieces), timeout_s=min(timeout_s, lane.endpoint.timeout_s))
         except ProviderFailure as told:
@@ -234,7 +239,8 @@ class SharedCall:
                 CallShare(lane.endpoint, items, size, tokens, created_ms, latency_ms, upstream_id, failure)
             )
             if failure is None:
-                piece.job.answer(piece.start, sent.vectors[row : row + items], tokens)
+                rows = sent.vectors if items == size else sent.vectors[row : row + items]
+                piece.job.answer(piece.start, rows, tokens)
                 self._close(piece)
             row += items
         return failure

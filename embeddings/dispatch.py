@@ -113,10 +113,13 @@ class Dispatcher:
             when_gone=when_gone,
             waiter=asyncio.get_running_loop().create_future(),
         )
-        pool.queue.add(ticket)
-        self._pump(pool, now)
-        if ticket.waiting:
-            self._watch(ticket, now)
+        if (batch := pool.queue.start_alone(ticket)) is not None:
+            self._start(pool, batch, now)
+        else:
+            pool.queue.add(ticket)
+            self._pump(pool, now)
+            if ticket.waiting:
+                self._watch(ticket, now)
         try:
             return await ticket.waiter
         except asyncio.CancelledError:
@@ -188,12 +191,14 @@ class Dispatcher:
 
     def _start(self, pool: _Pool, batch: Batch[Ticket], now: float) -> None:
         pieces = batch.pieces
+        first = pieces[0].job.arrived_at
         if len(pieces) > 1:  # one alone: the call ends with its deadline
+            first = min(piece.job.arrived_at for piece in pieces)
             last = max(piece.job.deadline for piece in pieces)
             for piece in pieces:
                 if piece.job.deadline < last and piece.job.timer is None:
                     self._watch(piece.job, now)
-        pool.observe_wait(now - min(piece.job.arrived_at for piece in pieces))
+        pool.observe_wait(now - first)
         call = SharedCall(batch, self._send, clock=self._clock, observe_items=pool.observe_items)
         task = asyncio.get_running_loop().create_task(self._carry(pool, batch, call))
         self._tasks.add(task)
@@ -204,7 +209,8 @@ class Dispatcher:
             await call.run()
         finally:
             pool.queue.finished(batch)
-            self._pump(pool, self._clock())
+            if pool.queue.has_waiting:
+                self._pump(pool, self._clock())
 
     def _watch(self, ticket: Ticket, now: float) -> None:
         ticket.timer = asyncio.get_running_loop().call_later(ticket.deadline - now, self._overdue, ticket)

@@ -19,7 +19,7 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from catalog.admin_base import Dialog, HouseAdmin, Numbers, RowForm, is_operator
+from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, is_operator
 from catalog.admin_looks import TONES, when
 from tenants import key_admin, people_admin, services
 from tenants import settings as tenant_settings
@@ -54,7 +54,7 @@ class TenantForm(RowForm):
         max_value=tenant_settings.MOST_CACHE_TTL_S,
         widget=UnfoldAdminIntegerFieldWidget,
     )
-    cache_hit_cost_per_million_tokens = forms.DecimalField(
+    cache_hit_cost_per_million_tokens = Decimals(
         label="Price of cached tokens",
         required=False,
         min_value=0,
