@@ -82,6 +82,9 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("catalog_embeddingmodel", "model_state_known"),
         ("catalog_price", "price_not_negative"),
         ("billing_limit", "limit_once"),
+        ("billing_idempotencyclaim", "idempotency_key_once"),
+        ("billing_idempotencyclaim", "idempotency_answer_whole"),
+        ("billing_usagerow", "usage_adjustment_named"),
         ("billing_usagerow", "usage_charged_within_hold"),
     ],
 )
