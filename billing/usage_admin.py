@@ -23,6 +23,7 @@ from unfold import paginator
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
+from billing.adjustments import ADJUSTMENT
 from billing.models import ProviderCall, UsageRow
 from billing.selectors import at_request, find_usage
 from catalog.admin_base import HouseAdmin, is_operator
@@ -193,6 +194,10 @@ class UsageRowAdmin(LedgerAdmin):
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         # A tenant's rows have an index of their own, in this order.
         return super().get_ordering(request) if is_operator(request) else ("-created_at", "-id")
+
+    def get_fieldsets(self, request: HttpRequest, obj: UsageRow | None = None) -> Any:
+        is_correction = obj is not None and obj.source == ADJUSTMENT
+        return [each for each in super().get_fieldsets(request, obj) if is_correction or each[0] != "Correction"]
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         return (at_request(queryset, _id(search_term)) if search_term.strip() else queryset), False

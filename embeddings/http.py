@@ -167,7 +167,9 @@ class Door:
         )
         request = await off_loop(decode) if len(body) > _HEAVY_BODY else decode()
         if idempotency_key is not None:
-            return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
+            digest = partial(_meaning, headers, body, call)
+            meaning = await off_loop(digest) if len(body) > _HEAVY_BODY else digest()
+            return await self._once(request, call, seen, idempotency_key, meaning)
         return await self._serve(request, call, seen)
 
     async def _serve(

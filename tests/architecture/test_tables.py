@@ -86,6 +86,9 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("alerts_alert", "alert_once"),
         ("alerts_delivery", "delivery_once"),
         ("billing_limit", "limit_once"),
+        ("billing_idempotencyclaim", "idempotency_key_once"),
+        ("billing_idempotencyclaim", "idempotency_answer_whole"),
+        ("billing_usagerow", "usage_adjustment_named"),
         ("billing_usagerow", "usage_charged_within_hold"),
     ],
 )

@@ -48,7 +48,8 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
     ]
     assert said["model"] == available_models()[0].identifier
     assert said["tenant_id"] == str(Tenant.objects.get().id)
-    assert PeriodicTask.objects.get(task="billing.tasks.make_usage_partitions").enabled
+    tasks = {"make_usage_partitions", "forget_claims", "adjust_for_corrections"}
+    assert PeriodicTask.objects.filter(task__in=[f"billing.tasks.{each}" for each in tasks], enabled=True).count() == 3
     assert Tenant.objects.get().memberships.get().role == "owner"
 
 

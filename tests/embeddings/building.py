@@ -113,6 +113,6 @@ def token_request(*arrays: list[int], **words: Any) -> EmbeddingRequest:
     return EmbeddingRequest(**{"texts": [], "tokens": list(arrays), "model": None, **words})
 
 
-def call(of: TenantSnapshot, *, seconds: float = 5.0, key: KeyGrant | None = None) -> Call:
+def call(of: TenantSnapshot, *, seconds: float = 5.0, key: KeyGrant | None = None, **words: Any) -> Call:
     now, created_ms = time.monotonic(), unix_ms()
-    return Call(uuid7_text(created_ms), created_ms, key or grant(), of, now, now + seconds)
+    return Call(uuid7_text(created_ms), created_ms, key or grant(), of, now, now + seconds, **words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 
@@ -24,9 +25,9 @@ def charges_of(platform, tenant: str) -> list[tuple[str, int]]:
 
 
 @pytest.fixture
-def payer(platform, request):
+def payer(platform):
     """Id and key of a tenant of this test alone."""
-    tenant, key = platform.add_tenant(request.node.name.replace("_", "-").replace("[", "-").replace("]", "")[-60:])
+    tenant, key = platform.add_tenant(f"payer-{uuid4().hex[:12]}")
     platform.configure(key, platform.model_id)
     return tenant, key
 
@@ -65,7 +66,7 @@ def test_keys_of_one_tenant_share_their_claims_as_far_as_they_may_do_the_same(pl
     first = platform.embed(key, {"input": "shared"}, Idempotency_Key="k")
     other = platform.mint(tenant, "embeddings")["key"]
     assert platform.embed(other, {"input": "shared"}, Idempotency_Key="k").body == first.body
-    narrow = platform.mint(tenant, "embeddings", models=["none"])["key"]
+    narrow = platform.mint(tenant, "embeddings", models=[SMALL])["key"]
     assert platform.embed(narrow, {"input": "shared"}, Idempotency_Key="k").status == 422
 
 
@@ -75,7 +76,7 @@ def test_mallory_never_meets_acmes_claims(platform, payer):
     platform.configure(key, platform.model_id)
     answer = platform.embed(key, {"input": "secret"}, Idempotency_Key="k")
     assert (answer.status, "idempotent-replayed" in answer.headers) == (200, False)
-    assert platform.embed(key, {"input": "hers"}, Idempotency_Key="hers").status == 200
+    assert platform.embed(key, {"input": "her"}, Idempotency_Key="hers").status == 200
     assert charges_of(platform, tenant) == [("api", 20), ("api", 20)]
 
 
@@ -85,7 +86,7 @@ def test_mallory_never_meets_acmes_claims(platform, payer):
 )
 def test_a_refusal_leaves_the_key_free_for_what_was_meant(platform, payer, words, status):
     assert platform.embed(payer[1], words, Idempotency_Key="k").status == status
-    assert platform.embed(payer[1], {"input": "mended"}, Idempotency_Key="k").status == 200
+    assert platform.embed(payer[1], {"input": "good"}, Idempotency_Key="k").status == 200
     assert charges_of(platform, payer[0]) == [("api", 20)]
 
 
