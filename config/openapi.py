@@ -38,10 +38,12 @@ _PROBLEM = {
 _STATUSES = {
     "400": "A field or parameter is missing, wrong or unknown; `errors` names it.",
     "401": "No key, or one that is mistyped, unknown, revoked or expired.",
+    "402": "The model has no price, and the tenant has not opted in to unpriced ones.",
     "403": "The key lacks a scope or may not be used from here, or the tenant is suspended.",
     "404": "There is no such thing, or it is another tenant's.",
     "409": "The state of things does not allow it now.",
-    "422": "A model did not pass its probes.",
+    "422": "A model did not pass its probes, or the vector space is not the one required.",
+    "503": "No model that may answer is usable now; `dropped` says why for each.",
 }
 
 
@@ -74,4 +76,6 @@ def _possible(path: str, method: str) -> list[str]:
         found.append("409")
     if path.startswith("/api/v1/embedding-models/catalog") and method in ("post", "put", "patch"):
         found.append("422")
+    if path == "/api/v1/embedding-models/select":
+        found += ["402", "422", "503"]
     return found

@@ -14,6 +14,7 @@ from billing.api.quotas import QuotaView
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
+from embeddings.api import AgentModels, SelectModel
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 
@@ -38,6 +39,8 @@ urlpatterns = [
     path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
+    path("api/v1/agents/<str:agent_id>/models", AgentModels.as_view(), name="agent-models"),
+    path("api/v1/embedding-models/select", SelectModel.as_view(), name="select"),
     path("api/v1/", include(router.urls)),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
