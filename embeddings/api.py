@@ -23,7 +23,8 @@ from catalog.rest import StrictFields, refuse_unknown_parameters
 from core.clock import utc_now
 from core.errors import InvalidRequest, NotFound, QuiverError
 from core.money import usd_from_nano, usd_text
-from embeddings.explaining import NONE, Explained, candidates_of, dropped_of, explain
+from embeddings.explaining import Explained, candidates_of, dropped_of, explain
+from embeddings.finding import NO_WISHES
 from embeddings.requests import EmbeddingRequest
 from embeddings.selection import refusal
 from embeddings.snapshot import TenantSnapshot, compose
@@ -155,7 +156,7 @@ class SelectModel(APIView):
         try:
             found, snapshot = _explained(request, asked, agent_id, tokens=wanted["token_estimate"])
             if not found.chain.candidates:
-                raise refusal(found.chain)
+                raise refusal(found.chain.dropped)
         except QuiverError as error:
             error.param = _NAMES.get(error.param or "", error.param)
             raise
@@ -192,7 +193,7 @@ def _snapshot(tenant_id: UUID) -> TenantSnapshot:
 
 def _preferences(request: Request, snapshot: TenantSnapshot, agent_id: str) -> Preferences:
     if not agent_id:
-        return NONE
+        return NO_WISHES
     check_agent(caller(request).grant, agent_id)
     found = snapshot.config.agents.get(agent_id)
     if found is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from embeddings.finding import NO_WISHES
 from embeddings.snapshot import TenantSnapshot
+from tenants.preferences import Preferences
 from tenants.snapshots import KeyGrant
 
 
@@ -22,3 +24,8 @@ class Call:
     agent_id: str = ""
     claim_id: UUID | None = None  # of an `Idempotency-Key`
     free: bool = False  # it was charged already
+
+    @property
+    def preferences(self) -> Preferences:
+        """Of the agent that asks."""
+        return self.snapshot.config.agents.get(self.agent_id, NO_WISHES) if self.agent_id else NO_WISHES

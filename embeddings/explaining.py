@@ -1,7 +1,7 @@
 """Which models would answer a request of an agent, in which order, and why: selection and preferences put together.
 Pure.
 
-Owns the order of the steps (narrow, find, prefer, drop, rank) and the words in which a chain is shown. Calls nobody:
+Owns the order of the steps (narrow, plan, rank) and the words in which a chain is shown. Calls nobody:
 limits, breakers and the cache come in when a request is really made. Latencies are those that the caller knows.
 """
 
@@ -13,18 +13,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from core.errors import KeyNotPermitted
 from core.money import usd_text
 from embeddings import preferring, selection
-from embeddings.requests import EmbeddingRequest, Strategy
-from embeddings.selection import Candidate, Chain, Dropped, Eligible
-from embeddings.snapshot import Choice, TenantSnapshot
+from embeddings.finding import NO_WISHES
+from embeddings.requests import EmbeddingRequest
+from embeddings.selection import Candidate, Chain
+from embeddings.snapshot import TenantSnapshot
 from embeddings.tokens import Size
 from tenants.preferences import Preferences
 
 Sizes = Callable[[Collection[str]], Mapping[str, Size | None]]  # of the request, under these tokenizers
-_BY: Mapping[Strategy, str] = {"cost": "by price", "latency": "by latency", "quality": "by quality"}
-NONE = Preferences()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +36,23 @@ def explain(
     snapshot: TenantSnapshot,
     sizes: Sizes,
     *,
-    preferences: Preferences = NONE,
-    allowed_models: Collection[str] = (),
+    preferences: Preferences = NO_WISHES,
+    allowed_models: frozenset[str] = frozenset(),
     latency_ms: Mapping[UUID, float],
     now: datetime,
 ) -> Explained:
     """The chain of a request. Raises `ModelNotConfigured` for a name that stands for nothing, `InvalidRequest` for what
     the agent rules out."""
     asked = preferring.narrowed(request, preferences)
-    found = selection.eligible(asked.model, snapshot, strategy=asked.strategy, latency_ms=latency_ms, now=now)
-    missing: list[tuple[str, str]] = []
-    if asked.model is None:
-        own = preferring.preferred(snapshot, preferences, asked.task_type)
-        missing = preferring.missing(snapshot, preferences, asked.task_type)
-        found = _by_strategy(found, snapshot, asked.strategy)
-        # An order that the request itself asks for goes over all; that of the agent begins behind the models it names.
-        found = _preferred_first(found, own) if request.strategy == "priority" else _with_reasons(found, own)
-    unwanted = _unwanted(found, snapshot, preferences, latency_ms)
-    wanted = [entry for entry in found if _id(entry.choice) not in unwanted]
-    tokenizers = {entry.choice.deployment.tokenizer for entry in found}
-    chain = selection.rank(asked, snapshot, wanted, sizes(tokenizers), allowed_models=allowed_models, now=now)
-    candidates = () if _is_ruled_out(asked.model, snapshot, found, unwanted) else chain.candidates
-    dropped = sorted([*chain.dropped, *unwanted.values()], key=_place(found, unwanted, is_free=asked.model is None))
-    return Explained(Chain(candidates, tuple(dropped)), missing)
+    question = selection.question(asked, allowed_models, is_ordered=request.strategy != "priority")
+    question = replace(question, task_type=asked.task_type)
+    plan = selection.plan(question, snapshot, now, preferences)
+    tokenizers = {entry.choice.deployment.tokenizer for entry in plan.entries}
+    chain = selection.rank(
+        plan, asked, snapshot, sizes(tokenizers), latency_ms=latency_ms, now=now, preferences=preferences
+    )
+    missing = preferring.missing(snapshot, preferences, asked.task_type) if asked.model is None else []
+    return Explained(chain, missing)
 
 
 def candidates_of(explained: Explained) -> list[dict[str, Any]]:
@@ -90,59 +82,3 @@ def dropped_of(explained: Explained) -> list[dict[str, Any]]:
         {"model": d.choice.deployment.name, "provider": d.choice.deployment.provider, "reason": d.reason}
         for d in explained.chain.dropped
     ]
-
-
-def _by_strategy(found: list[Eligible], snapshot: TenantSnapshot, strategy: Strategy) -> list[Eligible]:
-    if strategy == "priority":
-        return found
-    return [e if e.choice is snapshot.default else replace(e, reason=_BY[strategy]) for e in found]
-
-
-def _preferred_first(found: list[Eligible], own: list[tuple[Choice, str]]) -> list[Eligible]:
-    entries = {_id(entry.choice): entry for entry in found}
-    first = [replace(entries.pop(_id(choice)), reason=reason) for choice, reason in own]
-    # Disabled ones last: they are listed for their reason only, and must not speak for the others.
-    return sorted([*first, *entries.values()], key=lambda entry: not entry.choice.configured.is_enabled)
-
-
-def _with_reasons(found: list[Eligible], own: list[tuple[Choice, str]]) -> list[Eligible]:
-    reasons = {_id(choice): reason for choice, reason in own}
-    return [replace(entry, reason=reasons.get(_id(entry.choice), entry.reason)) for entry in found]
-
-
-def _unwanted(
-    found: list[Eligible], snapshot: TenantSnapshot, preferences: Preferences, latency_ms: Mapping[UUID, float]
-) -> dict[UUID, Dropped]:
-    refused = {}
-    for entry in found:
-        error = preferring.unwanted(entry.choice, snapshot, preferences, latency_ms)
-        if error is not None:
-            refused[_id(entry.choice)] = Dropped(entry.choice, error.message, error)
-    return refused
-
-
-def _is_ruled_out(
-    model: str | None, snapshot: TenantSnapshot, found: list[Eligible], unwanted: Mapping[UUID, Dropped]
-) -> bool:
-    """Whether the agent uses none of what was named: then a fallback would be a way around."""
-    named = {_id(each) for each in snapshot.by_name.get(model or "", ())} & {_id(entry.choice) for entry in found}
-    foreign = {each for each, dropped in unwanted.items() if isinstance(dropped.error, KeyNotPermitted)}
-    return model is not None and bool(named) and named <= foreign
-
-
-def _place(
-    found: list[Eligible], unwanted: Mapping[UUID, Dropped], *, is_free: bool
-) -> Callable[[Dropped], tuple[bool, int]]:
-    """The order of what was dropped: the preferred first, for the first speaks for all. Where nobody named them, those
-    that the agent does not use at all speak last."""
-    places = {_id(entry.choice): place for place, entry in enumerate(found)}
-
-    def place(dropped: Dropped) -> tuple[bool, int]:
-        is_foreign = _id(dropped.choice) in unwanted and isinstance(dropped.error, KeyNotPermitted)
-        return is_free and is_foreign, places[_id(dropped.choice)]
-
-    return place
-
-
-def _id(choice: Choice) -> UUID:
-    return choice.configured.tenant_model_id

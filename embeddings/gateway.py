@@ -30,10 +30,11 @@ from catalog.deployments import Deployment
 from core.clock import unix_ms
 from core.errors import InternalError, InvalidRequest, QuiverError
 from core.money import cost_nano
-from embeddings import selection
+from embeddings import preferring, selection
 from embeddings.cache_keys import KeyRing
 from embeddings.caller import Call
 from embeddings.computing import Computing
+from embeddings.finding import NO_WISHES, Eligible, Question, suggested
 from embeddings.gathering import Gathered, place_of
 from embeddings.inflight import InFlight
 from embeddings.inputs import Inputs
@@ -92,7 +93,7 @@ class Gateway:
         work = Work(request, Inputs(request), call)
         self._under_way += 1
         try:
-            plan = self.plan(request, call)
+            plan = self._planned(work)
             await self._ledger.ready(within_s=call.deadline - time.monotonic())
             return await self._serve(work, plan)
         except QuiverError as error:
@@ -116,9 +117,18 @@ class Gateway:
             **self._computing.statistics(),
         }
 
-    def plan(self, request: EmbeddingRequest, call: Call) -> Plan:
-        """The configured part of the chain, kept with the snapshot that it rests on."""
-        asked = selection.question(request, call.key.models)
+    def _planned(self, work: Work) -> Plan:
+        """The plan of a request, which its agent may narrow."""
+        call, preferences = work.call, work.call.preferences
+        is_ordered = work.request.strategy != "priority"
+        if preferences is not NO_WISHES:
+            work.request = preferring.narrowed(work.request, preferences)
+        agent_id = "" if preferences is NO_WISHES else call.agent_id
+        asked = selection.question(work.request, call.key.models, agent_id=agent_id, is_ordered=is_ordered)
+        return self._kept(asked, call)
+
+    def _kept(self, asked: Question, call: Call) -> Plan:
+        """The configured part of a chain, kept with the snapshot that it rests on."""
         plans, now = call.snapshot.plans, time.monotonic()
         kept = plans.get(asked)
         if kept is not None and kept[1] > now:
@@ -126,13 +136,13 @@ class Gateway:
             return found
         if len(plans) >= _MOST_PLANS:
             plans.clear()
-        found = selection.plan(asked, call.snapshot, self._now())
+        found = selection.plan(asked, call.snapshot, self._now(), call.preferences)
         plans[asked] = (found, now + _PLAN_KEPT_S)
         return found
 
-    def latencies(self, plan: Plan) -> Mapping[UUID, float]:
-        """Median milliseconds of each model's quickest route; only for a plan that asks for it."""
-        if plan.strategy != "latency":
+    def _latencies(self, plan: Plan, call: Call) -> Mapping[UUID, float]:
+        """Median milliseconds of each model's quickest route; only where somebody asks for it."""
+        if plan.strategy != "latency" and call.preferences.max_latency_ms is None:
             return {}
         seen = self._board.latencies.p50(unix_ms() / 1000)
         found: dict[UUID, float] = {}
@@ -150,10 +160,15 @@ class Gateway:
         gathered: Gathered | None = None
         dropped: list[Dropped] = []
         last: QuiverError | None = None
-        for entry in plan.in_order(self.latencies(plan)):
+        latencies = self._latencies(plan, work.call)
+        for entry in plan.in_order(latencies):
             fitted = await self._fit(work, entry)
             if isinstance(fitted, Dropped):
                 dropped.append(fitted)
+                continue
+            slow = preferring.too_slow(fitted.choice, work.call.preferences, latencies)
+            if slow is not None:
+                dropped.append(Dropped(fitted.choice, slow.message, slow))
                 continue
             self._check_size(fitted)
             gathered = await self._look_up(work, fitted, gathered)
@@ -166,7 +181,7 @@ class Gateway:
             return await self._charge(work, fitted, gathered)
         raise with_attempts(last or selection.refusal(dropped), work.trace)
 
-    async def _fit(self, work: Work, entry: selection.Eligible) -> Candidate | Dropped:
+    async def _fit(self, work: Work, entry: Eligible) -> Candidate | Dropped:
         tokenizer, inputs = entry.choice.deployment.tokenizer, work.inputs
         if entry.fault is not None:
             size = None
@@ -245,7 +260,7 @@ class Gateway:
             work.hold = await self._limits.hold(ask, replacing=work.hold)
         except Refused as refused:
             work.trace.tried(candidate, "limit", started)
-            others = selection.suggested(call.snapshot, but=(candidate.choice.deployment.name,))
+            others = suggested(call.snapshot, but=(candidate.choice.deployment.name,))
             raise Next(refusal(refused, suggested_models=others)) from None
 
     # The end

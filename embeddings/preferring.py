@@ -1,8 +1,8 @@
 """What an agent's preferences do to a request: an order of its own, and bounds that only narrow. Pure.
 
 Decides which models an agent prefers and why (`preferred`), what a request becomes when an agent sends it (`narrowed`),
-and which models an agent does not want (`unwanted`). What may answer at all, and in which order what is left follows,
-is `embeddings.selection`: nothing here adds a model, raises a bound or opens a space.
+and which models an agent does not want (`not_own`) or not now (`too_slow`). What may answer at all, and in which order
+what is left follows, is `finding.py` and `selection.py`: nothing here adds a model, raises a bound or opens a space.
 """
 
 from __future__ import annotations
@@ -47,17 +47,21 @@ def narrowed(request: EmbeddingRequest, preferences: Preferences) -> EmbeddingRe
     )
 
 
-def unwanted(
-    choice: Choice, snapshot: TenantSnapshot, preferences: Preferences, latency_ms: Mapping[UUID, float]
-) -> QuiverError | None:
-    """Why the agent does not want this model; None if it may answer. A latency that is not known is no reason."""
+def not_own(choice: Choice, snapshot: TenantSnapshot, preferences: Preferences) -> QuiverError | None:
+    """Why an agent that is fixed to its own models does not use this one."""
+    if preferences.strategy != "fixed" or _is_own(choice, snapshot, preferences):
+        return None
     name = f"{choice.deployment.name} at {choice.deployment.provider}"
-    if preferences.strategy == "fixed" and not _is_own(choice, snapshot, preferences):
-        return KeyNotPermitted(f"{name} is none of the models that the agent is fixed to.", param="model")
+    return KeyNotPermitted(f"{name} is none of the models that the agent is fixed to.", param="model")
+
+
+def too_slow(choice: Choice, preferences: Preferences, latency_ms: Mapping[UUID, float]) -> QuiverError | None:
+    """Why the agent does not wait for this model. A latency that is not known is no reason."""
     most, usual = preferences.max_latency_ms, latency_ms.get(choice.deployment.model_id)
-    if most is not None and usual is not None and usual > most:
-        return NoModelAvailable(f"{name} answers in about {usual:.0f} ms at present; the agent waits at most {most}.")
-    return None
+    if most is None or usual is None or usual <= most:
+        return None
+    name = f"{choice.deployment.name} at {choice.deployment.provider}"
+    return NoModelAvailable(f"{name} answers in about {usual:.0f} ms at present; the agent waits at most {most}.")
 
 
 def _named(preferences: Preferences, task_type: str) -> Iterator[tuple[str, str]]:
