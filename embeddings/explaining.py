@@ -17,7 +17,7 @@ from core.money import usd_text
 from embeddings import preferring, selection
 from embeddings.finding import NO_WISHES
 from embeddings.requests import EmbeddingRequest
-from embeddings.selection import Candidate, Chain
+from embeddings.selection import Candidate, Chain, Dropped
 from embeddings.snapshot import TenantSnapshot
 from embeddings.tokens import Size
 from tenants.preferences import Preferences
@@ -78,7 +78,9 @@ def dropped_of(explained: Explained) -> list[dict[str, Any]]:
         {"model": name, "provider": None, "reason": f"{name} is {reason}, but the tenant has no such model any more."}
         for name, reason in explained.missing
     ]
-    return named + [
-        {"model": d.choice.deployment.name, "provider": d.choice.deployment.provider, "reason": d.reason}
-        for d in explained.chain.dropped
-    ]
+    return named + [shown_dropped(each) for each in explained.chain.dropped]
+
+
+def shown_dropped(dropped: Dropped) -> dict[str, Any]:
+    deployment = dropped.choice.deployment
+    return {"model": deployment.name, "provider": deployment.provider, "reason": dropped.reason}

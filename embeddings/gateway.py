@@ -42,7 +42,8 @@ from embeddings.ports import Board, Cache, Ledger, Observer
 from embeddings.records import Attempt, Charge, usage_of
 from embeddings.requests import EmbeddingRequest
 from embeddings.routes import route_key
-from embeddings.selection import Candidate, Dropped, Plan
+from embeddings.selection import Candidate, Chain, Dropped, Plan
+from embeddings.tokens import Size
 from embeddings.work import Next, Work, with_attempts
 from providers.base import Vectors
 from providers.heavy import off_loop
@@ -110,6 +111,26 @@ class Gateway:
             if work.hold is not None:
                 self._limits.release(work.hold)
 
+    async def chain(self, request: EmbeddingRequest, call: Call) -> tuple[Work, Chain]:
+        """Everybody who may answer, in order, and who may not; for who explains and calls nobody."""
+        work = Work(request, Inputs(request), call)
+        plan = self._planned(work)
+        sizes: dict[str, Size | None] = {}
+        for tokenizer in {entry.choice.deployment.tokenizer for entry in plan.entries}:
+            sizes[tokenizer] = await self._size(work, tokenizer)
+        found = selection.rank(
+            plan,
+            work.request,
+            call.snapshot,
+            sizes,
+            latency_ms=self._latencies(plan, call),
+            now=self._now(),
+            preferences=call.preferences,
+        )
+        for candidate in found.candidates[:1]:
+            self._check_size(candidate)
+        return work, found
+
     def statistics(self) -> dict[str, int]:
         return {
             "requests": self._under_way,
@@ -171,7 +192,7 @@ class Gateway:
                 dropped.append(Dropped(fitted.choice, slow.message, slow))
                 continue
             self._check_size(fitted)
-            gathered = await self._look_up(work, fitted, gathered)
+            gathered = await self.look_up(work, fitted, gathered)
             work.tokens, work.told_tokens, work.held_tokens, work.retries = 0, 0, 0, 0
             try:
                 await self._complete(work, fitted, gathered)
@@ -182,14 +203,14 @@ class Gateway:
         raise with_attempts(last or selection.refusal(dropped), work.trace)
 
     async def _fit(self, work: Work, entry: Eligible) -> Candidate | Dropped:
-        tokenizer, inputs = entry.choice.deployment.tokenizer, work.inputs
-        if entry.fault is not None:
-            size = None
-        elif inputs.is_heavy:
-            size = await off_loop(inputs.size, tokenizer)
-        else:
-            size = inputs.size(tokenizer)
+        size = None
+        if entry.fault is None:
+            size = await self._size(work, entry.choice.deployment.tokenizer)
         return selection.fit(entry, work.request, work.call.snapshot, size, self._now())
+
+    async def _size(self, work: Work, tokenizer: str) -> Size | None:
+        inputs = work.inputs
+        return await off_loop(inputs.size, tokenizer) if inputs.is_heavy else inputs.size(tokenizer)
 
     def _check_size(self, candidate: Candidate) -> None:
         least = sum(candidate.size.least)
@@ -198,7 +219,7 @@ class Gateway:
                 f"`input` has {least} tokens in all; at most {self._most_tokens} go into one request.", param="input"
             )
 
-    async def _look_up(self, work: Work, candidate: Candidate, before: Gathered | None) -> Gathered:
+    async def look_up(self, work: Work, candidate: Candidate, before: Gathered | None) -> Gathered:
         """What is there already in this candidate's place: of the cache, or of the candidate before it."""
         inputs, place, deployment = work.inputs, place_of(candidate), candidate.choice.deployment
         prepare = partial(inputs.for_candidate, candidate)

@@ -19,6 +19,8 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+import orjson
+
 from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
 from core import errors
 from core.clock import unix_ms
@@ -26,6 +28,7 @@ from core.ids import uuid7_text
 from embeddings import answers, listing, requests
 from embeddings.caller import Call
 from embeddings.configuration import Configuration
+from embeddings.estimating import Estimates
 from embeddings.gateway import Answer, Gateway
 from embeddings.observing import Observer
 from embeddings.snapshot import TenantSnapshot
@@ -42,6 +45,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RequestHeaders = Mapping[bytes, bytes]
 
 _EMBEDDINGS = ("/v1/embeddings", "/api/v1/embeddings")
+_ESTIMATES = tuple(f"{path}/estimate" for path in _EMBEDDINGS)
 _LONGEST_HEADER = 300
 _REPLAYED = (b"idempotent-replayed", b"true")
 _HEAVY_BODY = 262_144  # bytes; about a millisecond of decoding
@@ -54,6 +58,7 @@ class Door:
         self,
         *,
         gateway: Gateway,
+        estimates: Estimates,
         configuration: Configuration,
         claims: Claims,
         observer: Observer,
@@ -61,6 +66,7 @@ class Door:
         most_body_bytes: int,
     ) -> None:
         self._gateway = gateway
+        self._estimates = estimates
         self._configuration = configuration
         self._claims = claims
         self._observer = observer
@@ -130,13 +136,17 @@ class Door:
     ) -> tuple[int, answers.Headers, bytes]:
         path, method = scope["path"], scope["method"]
         headers: RequestHeaders = dict(scope["headers"])
-        if path in _EMBEDDINGS:
+        if path in _EMBEDDINGS or path in _ESTIMATES:
             _require_method(method, "POST")
             key, snapshot = await self._authenticate(scope, headers, seen, Scope.EMBEDDINGS)
             agent_id = _agent(headers, key, snapshot)
             deadline = started + self._timeout_s(headers)
             call = Call(request_id, created_ms, key, snapshot, started, deadline, agent_id)
-            return await self._embed(headers, receive, call, seen)
+            body = await self._body(headers, receive, call)
+            request = await self._request(headers, body)
+            if path in _ESTIMATES:
+                return 200, [], orjson.dumps(await self._estimates.estimate(request, call))
+            return await self._embed(headers, body, request, call, seen)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _require_method(method, "GET")
             key, snapshot = await self._authenticate(scope, headers, seen, Scope.MODELS_READ, Scope.EMBEDDINGS)
@@ -144,15 +154,9 @@ class Door:
             if path == "/v1/models":
                 return 200, [], listing.list_models(snapshot, key, now)
             return 200, [], listing.get_model(snapshot, key, path.removeprefix("/v1/models/"), now)
-        if path in tuple(f"{p}/estimate" for p in _EMBEDDINGS):
-            _require_method(method, "POST")
-            raise errors.NotSupported("Estimates are not served by this build yet.")
         raise errors.NotFound(f"There is no {path[:100]} here; see /api/docs.")
 
-    async def _embed(
-        self, headers: RequestHeaders, receive: Receive, call: Call, seen: _Seen
-    ) -> tuple[int, answers.Headers, bytes]:
-        idempotency_key = _idempotency_key(headers)
+    async def _body(self, headers: RequestHeaders, receive: Receive, call: Call) -> bytes:
         content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content_type != b"application/json":
             raise errors.UnsupportedMediaType(
@@ -160,16 +164,20 @@ class Door:
             )
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise errors.UnsupportedMediaType("Send the body uncompressed.", param="Content-Encoding")
-        body = await self._read(headers, receive, call.deadline)
+        return await self._read(headers, receive, call.deadline)
+
+    async def _request(self, headers: RequestHeaders, body: bytes) -> requests.EmbeddingRequest:
         space = headers.get(b"x-require-embedding-space", b"")[:_LONGEST_HEADER].decode("latin-1")
-        decode = partial(
-            requests.decode, body, required_space=space, cache_control=headers.get(b"cache-control", b"").lower()
-        )
-        request = await off_loop(decode) if len(body) > _HEAVY_BODY else decode()
+        cache_control = headers.get(b"cache-control", b"").lower()
+        decode = partial(requests.decode, body, required_space=space, cache_control=cache_control)
+        return await off_loop(decode) if len(body) > _HEAVY_BODY else decode()
+
+    async def _embed(
+        self, headers: RequestHeaders, body: bytes, request: requests.EmbeddingRequest, call: Call, seen: _Seen
+    ) -> tuple[int, answers.Headers, bytes]:
+        idempotency_key = _idempotency_key(headers)
         if idempotency_key is not None:
-            digest = partial(_meaning, headers, body, call)
-            meaning = await off_loop(digest) if len(body) > _HEAVY_BODY else digest()
-            return await self._once(request, call, seen, idempotency_key, meaning)
+            return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
         return await self._serve(request, call, seen)
 
     async def _serve(

@@ -38,6 +38,7 @@ from embeddings.cache_keys import KeyRing
 from embeddings.computing import Computing
 from embeddings.configuration import Configuration, RowsAway
 from embeddings.dispatch import Dispatcher
+from embeddings.estimating import Estimates
 from embeddings.gateway import Gateway
 from embeddings.http import Door
 from embeddings.observing import Observer
@@ -113,8 +114,9 @@ class Runtime:
         self.board = Board(self.pipe)
         self.cache = VectorCache(self.vector_pipe, most_local_bytes=bounds.cache_bytes)
         self.dispatcher = Dispatcher(Sender(self.providers, self.board))
+        computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
         self.gateway = Gateway(
-            computing=Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board),
+            computing=computing,
             ledger=self.ledger,
             limits=self.limits,
             cache=self.cache,
@@ -126,6 +128,7 @@ class Runtime:
         )
         self.door = Door(
             gateway=self.gateway,
+            estimates=Estimates(gateway=self.gateway, computing=computing, limits=self.limits),
             configuration=self.configuration,
             claims=self.claims,
             observer=self.observer,

@@ -1,0 +1,88 @@
+"""What a request would cost and who would answer it, without holding, sending or charging anything.
+
+Owns the answer of `POST /v1/embeddings/estimate`. It rests on the same plan, cache, breakers and limits as the request
+itself would, as they stand at this moment.
+
+Failure: limits that cannot be read → 503 `limits_unavailable`; the cache away → nothing counts as cached.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billing.limit_terms import HoldAsk, Standing
+from billing.limits import LimitsPort
+from billing.refusals import amount
+from core.money import cost_nano, usd_text
+from embeddings.answers import rfc3339
+from embeddings.caller import Call
+from embeddings.computing import Computing
+from embeddings.explaining import described, shown_dropped
+from embeddings.gateway import Gateway
+from embeddings.requests import EmbeddingRequest
+from embeddings.selection import Dropped
+from embeddings.work import Next
+
+
+class Estimates:
+    def __init__(self, *, gateway: Gateway, computing: Computing, limits: LimitsPort) -> None:
+        self._gateway = gateway
+        self._computing = computing
+        self._limits = limits
+
+    async def estimate(self, request: EmbeddingRequest, call: Call) -> dict[str, Any]:
+        """The first candidate speaks for tokens, cost and limits. Raises as selection does for a name that stands for
+        nothing."""
+        work, chain = await self._gateway.chain(request, call)
+        dropped, candidates = list(chain.dropped), []
+        for candidate in chain.candidates:
+            try:
+                self._computing.check(work, candidate)
+                candidates.append(candidate)
+            except Next as refused:
+                dropped.append(Dropped(candidate.choice, refused.error.message, refused.error))
+        found: dict[str, Any] = {
+            "tokens": None,
+            "cost_usd": None,
+            "cached": 0,
+            "candidates": [described(each) for each in candidates],
+            "dropped": [shown_dropped(each) for each in dropped],
+            "limits": [],
+        }
+        if not candidates:
+            return found
+        first = candidates[0]
+        gathered = await self._gateway.look_up(work, first, None)
+        tokens = gathered.tokens_of(gathered.missing)
+        nano = cost_nano(tokens, first.nano_per_million)
+        limits = call.snapshot.limits_for(first.choice, agent_id=call.agent_id, key_id=call.key.key_id)
+        ask = HoldAsk(
+            tenant_id=call.snapshot.config.tenant_id,
+            request_id=call.request_id,
+            created_ms=call.created_ms,
+            model_id=first.choice.deployment.model_id,
+            limits=limits,
+            tokens=tokens,
+            nano=nano,
+        )
+        stands = await self._limits.standing(ask) if limits else []
+        return found | {
+            "tokens": tokens,
+            "cost_usd": usd_text(nano),
+            "cached": gathered.cached,
+            "limits": [_shown(each) for each in stands],
+        }
+
+
+def _shown(standing: Standing) -> dict[str, Any]:
+    terms = standing.terms
+    return {
+        "scope": terms.scope,
+        "kind": f"{terms.measure}_per_{terms.period}",
+        "mode": terms.mode,
+        "limit": amount(terms, terms.amount),
+        "used": amount(terms, standing.used),
+        "held": amount(terms, standing.held),
+        "remaining": amount(terms, standing.remaining),
+        "resets_at": rfc3339(standing.resets_at),
+    }
