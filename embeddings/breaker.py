@@ -92,7 +92,7 @@ class Settings:
             raise ValueError("rates are above 0 and at most 1")
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Mark(msgspec.Struct, frozen=True, array_like=True):
     """One call that counts."""
 
     at: int
@@ -310,13 +310,18 @@ def _judged(breaker: Breaker, report: Report, settings: Settings) -> Breaker:
     if report.outcome is Outcome.FAILED:
         kind = _Kind.FAILED
     window = list(breaker.window)
-    insort(window, Mark(report.at, int(kind)))  # by time: processes tell of good calls later than of bad ones
+    # By time, since processes tell of good calls later than of bad ones; of one moment, in the order told.
+    insort(window, Mark(report.at, int(kind)), key=_time)
     oldest = window[-1].at - settings.window_ms
     kept = tuple(mark for mark in window[-settings.window_calls :] if mark.at > oldest)
     reason = _too_bad([mark.kind for mark in kept], settings) if kind is not _Kind.OK else ""
     if reason:
         return _opened(breaker, report.at, reason, settings)
     return msgspec.structs.replace(breaker, window=kept)
+
+
+def _time(mark: Mark) -> int:
+    return mark.at
 
 
 def _too_bad(kinds: list[int], settings: Settings) -> str:

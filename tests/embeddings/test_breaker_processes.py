@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+from collections import Counter
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -115,6 +118,24 @@ class Model:
         return "ask" if len(self.live(now)) < 2 else "not_now"
 
 
+WHO = range(PROCESSES)
+WALK: list[tuple[str, dict[str, Sequence[object]]]] = [
+    ("time_passes", {"ms": [1, 40, 300, 1_100, 2_600, 4_100]}),
+    ("time_passes_until_it_may_be_probed", {}),
+    ("a_call_ends", {"who": WHO, "how": ["ok", "failed", "caller"], "ms": [5, 150, 3_000], "wait_ms": [None]}),
+    ("a_call_ends", {"who": WHO, "how": ["capacity"], "ms": [5], "wait_ms": [None, 0, 500, 60_000]}),
+    *[("some_calls_fail", {"who": WHO, "times": [1, 2, 3, 4]})] * 2,
+    *[("a_process_up_to_date_probes", {"who": WHO})] * 4,
+    ("a_process_asks_for_a_probe", {"who": WHO}),
+    *[("a_probe_ends_well", {"who": WHO})] * 2,
+    ("a_probe_ends", {"who": WHO, "which": range(9), "how": ["ok", "failed", "capacity", "caller"], "ms": [5, 150]}),
+    ("a_process_dies_with_its_probe", {"which": range(9)}),
+    ("a_process_polls", {"who": WHO}),
+    ("a_process_hears_a_message", {"who": WHO}),
+    ("an_operator_forces", {"who": WHO, "state": [None] * 8 + ["open", "closed"]}),
+]
+
+
 class Processes(RuleBasedStateMachine):
     loop: asyncio.AbstractEventLoop
     pipes: list[RedisPipe]
@@ -163,6 +184,25 @@ class Processes(RuleBasedStateMachine):
     def a_call_ends(self, who: int, how: str, ms: int, wait_ms: int | None) -> None:
         self.tell(who, how, ms, wait_ms, None)
 
+    @rule()
+    def time_passes_until_it_may_be_probed(self) -> None:
+        self.clock.now = max(self.clock.now, self.truth.until, self.truth.no_capacity_until)
+
+    @rule(who=st.integers(0, PROCESSES - 1), times=st.integers(1, 4))
+    def some_calls_fail(self, who: int, times: int) -> None:
+        for _ in range(times):
+            self.tell(who, "failed", 5, None, None)
+
+    @rule(who=st.integers(0, PROCESSES - 1))
+    def a_process_up_to_date_probes(self, who: int) -> None:
+        self.a_process_polls(who)
+        self.a_process_asks_for_a_probe(who)
+
+    @rule(who=st.integers(0, PROCESSES - 1))
+    def a_probe_ends_well(self, who: int) -> None:
+        if self.permits:
+            self.tell(who, "ok", 5, None, self.permits.pop())
+
     @rule(who=st.integers(0, PROCESSES - 1))
     def a_process_asks_for_a_probe(self, who: int) -> None:
         belief, force = self.believed[who]
@@ -204,7 +244,7 @@ class Processes(RuleBasedStateMachine):
             self.processes[who].board.apply(wire.encode(wire.Message(ROUTE, blob)))
             self.heard(who)
 
-    @rule(who=st.integers(0, PROCESSES - 1), state=st.sampled_from([None, None, None, "open", "closed"]))
+    @rule(who=st.integers(0, PROCESSES - 1), state=st.sampled_from([None, None, None, None, "open", "closed"]))
     def an_operator_forces(self, who: int, state: str | None) -> None:
         self.run(self.processes[who].board.force("openai|*", Force(state) if state else None))
         self.force = state
@@ -247,12 +287,13 @@ class Processes(RuleBasedStateMachine):
             assert admitted is Verdict(model.admits(self.clock.now, force))
 
 
-@pytest.mark.slow
-def test_no_divergence_in_ten_thousand_steps():
+@pytest.fixture
+def connected_machine():
+    """The machine's class, with a loop and four pipes."""
     loop = asyncio.new_event_loop()
 
     async def connect() -> list[RedisPipe]:
-        pipes = [RedisPipe(os.environ["REDIS_URL"], scripts=wire.SCRIPTS) for _ in range(PROCESSES)]
+        pipes = [RedisPipe(os.environ["REDIS_URL"], patience_s=60, scripts=wire.SCRIPTS) for _ in range(PROCESSES)]
         for pipe in pipes:
             pipe.start()
             await connected(pipe)
@@ -260,18 +301,35 @@ def test_no_divergence_in_ten_thousand_steps():
 
     Processes.loop, Processes.steps = loop, 0
     Processes.pipes = loop.run_until_complete(connect())
-    try:
-        run_state_machine_as_test(
-            Processes,
-            settings=settings(
-                max_examples=160,
-                stateful_step_count=100,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-        assert Processes.steps >= STEPS_AT_LEAST
-    finally:
-        for pipe in Processes.pipes:
-            loop.run_until_complete(pipe.close())
-        loop.close()
+    yield Processes
+    for pipe in Processes.pipes:
+        loop.run_until_complete(pipe.close())
+    loop.close()
+
+
+@pytest.mark.slow
+def test_no_divergence_in_ten_thousand_steps(connected_machine):
+    run_state_machine_as_test(
+        connected_machine,
+        settings=settings(
+            max_examples=120, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+    assert connected_machine.steps >= STEPS_AT_LEAST
+
+
+@pytest.mark.slow
+def test_no_divergence_on_a_long_walk_along_every_edge(connected_machine):
+    """The same steps, weighted like a bad day, in one long life."""
+    machine, chance = connected_machine(), random.Random(20261125)
+    machine.begin()
+    edges = Counter[tuple[str, str]]()
+    for _ in range(4_000):
+        before = machine.truth.state
+        act, words = chance.choice(WALK)
+        getattr(machine, act)(**{name: chance.choice(values) for name, values in words.items()})
+        machine.the_shared_state_is_the_models()
+        machine.each_process_admits_what_it_heard()
+        edges[before, machine.truth.state] += before != machine.truth.state
+    for edge in (("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")):
+        assert edges[edge] >= 10
