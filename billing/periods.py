@@ -1,28 +1,29 @@
-"""Calendar periods, in UTC: minute, day, month. Pure."""
+"""The periods of limits: calendar minutes, days and months in UTC. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+_STARTS: Mapping[str, Callable[[datetime], datetime]] = MappingProxyType(
+    {
+        "minute": lambda moment: moment.replace(second=0, microsecond=0),
+        "day": lambda moment: moment.replace(hour=0, minute=0, second=0, microsecond=0),
+        "month": lambda moment: moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+    }
+)
+# Longer than the period, and shorter than two of them.
+_BEYOND: Mapping[str, timedelta] = MappingProxyType(
+    {"minute": timedelta(seconds=61), "day": timedelta(hours=25), "month": timedelta(days=32)}
+)
 
 
 def start_of(period: str, moment: datetime) -> datetime:
-    """The first moment of the minute, day or month that holds `moment`."""
-    start = moment.astimezone(UTC).replace(second=0, microsecond=0)
-    if period == "minute":
-        return start
-    start = start.replace(hour=0, minute=0)
-    if period == "day":
-        return start
-    if period == "month":
-        return start.replace(day=1)
-    raise ValueError(f"There is no period {period}.")
+    """When the period began that `moment` lies in."""
+    return _STARTS[period](moment.astimezone(UTC))
 
 
 def end_of(period: str, moment: datetime) -> datetime:
-    """The first moment of the next period: where this one ends, not included."""
-    start = start_of(period, moment)
-    if period == "minute":
-        return start + timedelta(minutes=1)
-    if period == "day":
-        return start + timedelta(days=1)
-    return (start + timedelta(days=31)).replace(day=1)
+    """When it ends, which is when the next one begins."""
+    return start_of(period, start_of(period, moment) + _BEYOND[period])

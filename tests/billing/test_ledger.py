@@ -31,6 +31,7 @@ def postgres(tmp_path_factory):
     server.create_database(owner="quiver", password="pw", database="quiver")
     with psycopg.connect(server.url("quiver", "pw", "quiver")) as connection:
         connection.execute(TABLES)
+        connection.execute("ALTER TABLE billing_usagerow ADD COLUMN pool bigint")
     yield server
     server.stop("immediate")
 
