@@ -90,16 +90,16 @@ WITH asked AS (
 ), counted AS (
     UPDATE billing_counter c SET granted = c.granted + s.n FROM sized s
     WHERE c.limit_id = s.limit_id AND c.period_start = s.start AND s.n > 0
-), given AS (
-    INSERT INTO billing_grant AS g (limit_id, period_start, pool_id, tenant_id, amount)
+), noted AS (
+    INSERT INTO billing_grant AS g (limit_id, period_start, pool_id, tenant_id, given)
     SELECT limit_id, start, %(pool)s, tenant_id, n FROM sized
-    ON CONFLICT (limit_id, period_start, pool_id) DO UPDATE SET amount = g.amount + excluded.amount
-    RETURNING limit_id, period_start, amount
+    ON CONFLICT (limit_id, period_start, pool_id) DO UPDATE SET given = g.given + excluded.given
+    RETURNING limit_id, period_start, given
 )
-SELECT (SELECT count(*) FROM pool), s.limit_id, s.start, s.n, g.amount, s.settled + s.granted + s.n - g.amount,
+SELECT (SELECT count(*) FROM pool), s.limit_id, s.start, s.n, g.given, s.settled + s.granted + s.n - g.given,
     CASE WHEN s.hard THEN s.room - s.n END, s.fits
 FROM (SELECT) AS always LEFT JOIN sized s ON true
-LEFT JOIN given g ON g.limit_id = s.limit_id AND g.period_start = s.start
+LEFT JOIN noted g ON g.limit_id = s.limit_id AND g.period_start = s.start
 """
 _COUNTERS = """
 INSERT INTO billing_counter (limit_id, period_start, tenant_id, settled, granted)
@@ -119,7 +119,7 @@ WITH back AS (
     ORDER BY c.limit_id, c.period_start
     FOR NO KEY UPDATE OF c
 ), returned AS (
-    UPDATE billing_grant g SET amount = g.amount - b.n FROM locked b
+    UPDATE billing_grant g SET given = g.given - b.n FROM locked b
     WHERE g.limit_id = b.limit_id AND g.period_start = b.period_start AND g.pool_id = %(pool)s
     RETURNING g.limit_id, g.period_start, b.n
 )

@@ -3,7 +3,8 @@
 One hash per tenant holds everything that is spent and granted, so that all of it is lost together or not at all:
 
     e                      the epoch, `<run id of the server>:<pool>`: whose grants these are
-    c:<limit>:<p><start>   a day or month of a limit: granted, base, used, held (base: what others than this pool account for)
+    c:<limit>:<p><start>   a day or month of a limit: granted, base, used, held; base is what all but this pool
+                           account for
     r:<limit>              a minute limit: 61 buckets of one second each, a ring, behind their sum and the last second
 
 A sorted set beside it holds one member for each hold, by the time it expires: `<head>\\n<plan>`. Only Redis' own clock
@@ -130,10 +131,12 @@ local function take_out(plan, state, same, tokens, nano, at, c_tokens, c_nano, c
 end
 """
 
-# ARGV: epoch ('' where no day or month is limited), lease ms, plan, head, tokens, nano, force, bucket ms [, of the hold to replace: epoch, plan, head,
-# tokens, nano, when it was held].
-# Answers: a string of doubles (the time, then what remains of each limit) | {'pool', epoch} | {'short', now, then for
-# each: number, lacking, accounted for} | {'rate', number, ms until it fits or -1, accounted for}
+# ARGV: epoch ('' where no day or month is limited), lease ms, plan, head, tokens, nano, force, bucket ms; then, of a
+# hold to replace: epoch, plan, head, tokens, nano, when it was held.
+# Answers a string of doubles (the time, then what remains of each limit), or one of
+#   {'pool', epoch}    it is another one
+#   {'short', …}       for each limit that needs more: its number, how much, what is accounted for (-1: not known)
+#   {'rate', number, ms until it fits or -1, what is accounted for}
 HOLD = Script(
     _COMMON
     + """

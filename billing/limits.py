@@ -4,10 +4,10 @@ Decides nothing about amounts: Redis does, in one step over every limit that app
 what PostgreSQL granted (`billing.granting`). Here is the order of asking: Redis; where its block is used up, PostgreSQL
 for another one; where Redis is away, PostgreSQL alone.
 
-Failure: Redis away → days and months are held in PostgreSQL, slower; minutes are not limited meanwhile. PostgreSQL away
-→ what is granted already is spent, then `LimitsUnavailable`. Both away → requests without a hard limit of a day or month
-go on, the others are `LimitsUnavailable`. A hold whose worker died expires, and `billing.reconciling` asks the ledger
-what became of it. A Redis that answered too late may keep a hold that nobody knows of; it expires likewise.
+Failure: Redis away → days and months are held in PostgreSQL, slower; minutes are not limited meanwhile. PostgreSQL
+away → what is granted already is spent, then `LimitsUnavailable`. Both away → requests without a hard limit of a day or
+month go on, the others are `LimitsUnavailable`. A hold whose worker died expires, and `billing.reconciling` asks the
+ledger what became of it. A Redis that answered too late may keep a hold that nobody knows of; it expires likewise.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ class Grant(models.Model):
     period_start = models.DateField()
     pool_id = models.BigIntegerField()
     tenant_id = models.UUIDField()
-    amount = models.BigIntegerField()
+    given = models.BigIntegerField()
 
     class Meta:
         indexes = [models.Index(fields=["tenant_id", "pool_id"], name="grant_by_pool")]

@@ -123,7 +123,8 @@ class RedisPipe:
         """Sends a command. The future raises `RedisAway`, or hiredis' `ReplyError` where Redis refuses."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         wire = self._wire
-        if wire is None or self._is_silent:
+        # A connection that has just broken answers nobody who comes now, though it is still ours for a moment.
+        if wire is None or self._is_silent or wire.lost.done():
             future.set_exception(RedisAway("not connected"))
             return future
         self._calls += 1

@@ -1,25 +1,32 @@
 """The only writer of limits, and of a tenant's configured models together with theirs; sweeps old idempotency claims.
 Agents and what they set for themselves are `billing.agents`.
 
-Decides which limit rows the fields of a configured model stand for. Storing is all: nothing here enforces.
-Every function is one transaction, but for the sweep, which is one for each batch; after its commit somebody is told if
-little is left (`billing.limit_checks`).
+Decides which limit rows the fields of a configured model stand for. A change of limits raises the tenant's version, so
+that the data plane follows; a new limit begins with what was used before. Every function is one transaction, but for the
+sweep, which is one for each batch; after its commit somebody is told if little is left (`billing.limit_checks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from billing import counters
 from billing.limit_checks import check_soon
+from billing.limit_terms import MOST
 from billing.models import IdempotencyClaim, Limit
+from core.clock import utc_now
 from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
+from core.money import NANO
 from tenants import services as tenants
 from tenants.models import TenantModel
 from tenants.selectors import find_key_row
@@ -38,7 +45,7 @@ MODEL_LIMITS: Mapping[str, tuple[str, str]] = MappingProxyType(
 Amounts = Mapping[str, Decimal | int | None]  # by the names above; None: no such limit
 
 
-class LimitTerms(TypedDict, total=False):
+class LimitWishes(TypedDict, total=False):
     """What may be changed of a limit."""
 
     amount: Decimal
@@ -72,24 +79,27 @@ def change_configuration(
 def remove_configuration(*, tenant_id: UUID, tenant_model_id: UUID) -> None:
     """Takes a model out of use; its limits go with it."""
     tenants.remove_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id)
-    Limit.objects.filter(tenant_id=tenant_id, scope=Limit.Scope.MODEL, scope_id=str(tenant_model_id)).delete()
+    _remove(Limit.objects.filter(tenant_id=tenant_id, scope=Limit.Scope.MODEL, scope_id=str(tenant_model_id)))
 
 
 @transaction.atomic
 def add_limit(
-    *, tenant_id: UUID, scope: str, scope_id: str, measure: str, period: str, **terms: Unpack[LimitTerms]
+    *, tenant_id: UUID, scope: str, scope_id: str, measure: str, period: str, **terms: Unpack[LimitWishes]
 ) -> Limit:
     """A new limit; there is one for each scope, measure, period and mode."""
+    tenants.tenant_changed(tenant_id)
     _check_scope(tenant_id, scope, scope_id)
     row = Limit(tenant_id=tenant_id, scope=scope, scope_id=scope_id, measure=measure, period=period, **terms)
     _save(row)
+    _begin(row)
     check_soon(tenant_id)
     return row
 
 
 @transaction.atomic
-def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]) -> Limit:
+def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitWishes]) -> Limit:
     """Changes what is given."""
+    tenants.tenant_changed(tenant_id)
     row = _of_the_tenants(find_limit(tenant_id, limit_id))
     for name, value in terms.items():
         setattr(row, name, value)
@@ -101,7 +111,9 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
 @transaction.atomic
 def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
-    _of_the_tenants(find_limit(tenant_id, limit_id)).delete()
+    tenants.tenant_changed(tenant_id)
+    row = _of_the_tenants(find_limit(tenant_id, limit_id))
+    _remove(Limit.objects.filter(id=row.id))
     check_soon(tenant_id)
 
 
@@ -145,9 +157,23 @@ def _set_model_limits(row: TenantModel, amounts: Amounts) -> None:
             "mode": Limit.Mode.HARD,
         }
         if amount is None:
-            Limit.objects.filter(**key).delete()
-        else:
-            Limit.objects.update_or_create(**key, defaults={"amount": amount})
+            _remove(Limit.objects.filter(**key))
+            continue
+        limit, is_new = Limit.objects.update_or_create(**key, defaults={"amount": amount})
+        if is_new:
+            _begin(limit)
+
+
+def _begin(row: Limit) -> None:
+    """A day or month that has begun counts from its beginning, what is under way as soon as it is certain."""
+    now = utc_now()
+    counters.begin(row, now=now, recount_at=now + timedelta(seconds=settings.QUIVER.lease_s))
+
+
+def _remove(rows: QuerySet[Limit]) -> None:
+    ids = list(rows.values_list("id", flat=True))
+    rows.delete()
+    counters.forget(ids)
 
 
 def _check_scope(tenant_id: UUID, scope: str, scope_id: str) -> None:
@@ -169,6 +195,9 @@ def _uuid(text: str) -> UUID:
 def _save(row: Limit) -> None:
     if row.measure != Limit.Measure.USD and row.amount != row.amount.to_integral_value():
         raise InvalidRequest(f"An amount of {row.measure} is a whole number.", param="amount")
+    if row.amount * (NANO if row.measure == Limit.Measure.USD else 1) > MOST:
+        most = f"{MOST // NANO:,} USD" if row.measure == Limit.Measure.USD else f"{MOST:,} {row.measure}"
+        raise InvalidRequest(f"A limit is at most {most}.", param="amount")
     if not all(isinstance(each, int) and 1 <= each <= 100 for each in row.thresholds):
         raise InvalidRequest("Thresholds are percentages from 1 to 100.", param="thresholds")
     row.full_clean(validate_unique=False, validate_constraints=False)

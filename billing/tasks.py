@@ -5,6 +5,7 @@ Failure: PostgreSQL gone is a failed task; beat runs each again, and all of them
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date, timedelta
 
 from celery import shared_task
@@ -13,6 +14,7 @@ from django.conf import settings
 from billing import excess, limit_checks
 from billing.adjustments import adjust, first_day
 from billing.partitions import make_partitions
+from billing.reconciling import reconcile
 from billing.services import forget_expired_claims
 from catalog.corrections import corrections_since, find_correction
 from core.clock import utc_now
@@ -76,3 +78,9 @@ def check_budgets() -> None:
 def check_provider_excess() -> None:
     """Tells operators what providers counted beyond what was held."""
     excess.check(now=utc_now())
+
+
+@shared_task(expires=60)
+def reconcile_limits() -> dict[str, int]:
+    """Settles what expired and counts what is over; beat runs it every `QUIVER_RECONCILE_SECONDS`."""
+    return asdict(reconcile(lease_s=settings.QUIVER.lease_s))

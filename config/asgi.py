@@ -66,7 +66,7 @@ def bounds_from_settings() -> Bounds:
         stale_s=quiver.snapshot_stale_seconds,
         metric_tenants=quiver.metric_tenants,
         encryption_keys=quiver.encryption_keys,
-        hold_lease_s=quiver.hold_lease_seconds,
+        hold_lease_s=quiver.lease_s,
         cache_bytes=quiver.cache_memory_mb * 1024 * 1024,
     )
 

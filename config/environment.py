@@ -64,20 +64,20 @@ class Environment(BaseModel):
     ledger_wait_ms: int = Field(
         5_000, ge=100, le=60_000, description="How long an answer waits for the ledger before it becomes a 503."
     )
+    hold_lease_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="How long a request may hold something of its limits; what its worker left behind is free "
+        "afterwards. Must be longer than any request lives. Unset: the deadline and the wait for the ledger, and 5 s.",
+    )
+    reconcile_seconds: float = Field(
+        10.0, ge=0.1, le=3600, description="How often expired holds are settled from the ledger."
+    )
     poll_seconds: float = Field(
         1.0, gt=0, le=5, description="How often a worker compares versions, beside the messages it is sent."
     )
     snapshot_stale_seconds: int = Field(
         300, ge=5, description="How long a configuration that could not be confirmed goes on serving."
-    )
-    hold_lease_seconds: float = Field(
-        40.0,
-        ge=0.5,
-        le=700,
-        description="How long a dead worker's holds last; longer than the deadline and the ledger's wait together.",
-    )
-    reconcile_seconds: float = Field(
-        10.0, ge=0.5, le=600, description="How often holds that expired are looked up in the ledger."
     )
     cache_memory_mb: int = Field(32, ge=0, le=4096, description="Vectors that each worker keeps in its own memory.")
     drain_seconds: float = Field(10.0, ge=0, le=300, description="Time that requests under way get after SIGTERM.")
@@ -85,6 +85,11 @@ class Environment(BaseModel):
         200, ge=1, le=10_000, description="Number of tenants with a metric label of their own; the others are `other`."
     )
     partitions_ahead: int = Field(3, ge=1, le=24, description="Months for which usage partitions are made in advance.")
+
+    @property
+    def lease_s(self) -> float:
+        """Of a hold."""
+        return self.hold_lease_seconds or (self.deadline_ms + self.ledger_wait_ms) / 1000 + 5
 
     @field_validator("allowed_hosts", "trusted_proxies", mode="before")
     @classmethod

@@ -177,6 +177,10 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = QUIVER.celery_broker_url
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# How often is a setting, so beat writes it into its timetable at every start.
+CELERY_BEAT_SCHEDULE = {
+    "reconcile limits": {"task": "billing.tasks.reconcile_limits", "schedule": QUIVER.reconcile_seconds}
+}
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_TIME_LIMIT = 600

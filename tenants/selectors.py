@@ -18,6 +18,11 @@ def find_tenant(tenant_id: UUID) -> Tenant:
     return row
 
 
+def tenant_ids() -> list[UUID]:
+    """All tenants, suspended ones too."""
+    return list(Tenant.objects.order_by("id").values_list("id", flat=True))
+
+
 def keys_of(tenant_id: UUID | None) -> QuerySet[ApiKey]:
     """The keys of a tenant, or of the platform."""
     return ApiKey.objects.filter(tenant_id=tenant_id) if tenant_id else ApiKey.objects.filter(tenant=None)

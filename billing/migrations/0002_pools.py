@@ -59,7 +59,7 @@ class Migration(migrations.Migration):
                 ("period_start", models.DateField()),
                 ("pool_id", models.BigIntegerField()),
                 ("tenant_id", models.UUIDField()),
-                ("amount", models.BigIntegerField()),
+                ("given", models.BigIntegerField()),
             ],
             options={
                 "indexes": [models.Index(fields=["tenant_id", "pool_id"], name="grant_by_pool")],

@@ -33,6 +33,7 @@ def postgres(tmp_path_factory):
     with psycopg.connect(server.url("quiver", "pw", "quiver")) as connection:
         connection.execute(TABLES)
         connection.execute(COLUMNS)
+        connection.execute("ALTER TABLE billing_usagerow ADD COLUMN pool bigint")
     yield server
     server.stop("immediate")
 
