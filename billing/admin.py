@@ -1,5 +1,5 @@
 """Admin of a tenant's models and limits: doors. A tenant's models stand here, not in the tenants' app, because their
-limits are billing's rows. What was used is `billing.usage_admin`.
+limits are billing's rows. Agents are `billing.agent_admin`, what was used is `billing.usage_admin`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from billing import services, usage_admin
+from billing import agent_admin, services, usage_admin
 from billing.models import Limit
 from billing.selectors import limits_of_models
 from billing.services import MODEL_LIMITS
@@ -38,7 +38,7 @@ from tenants.models import ApiKey, TenantModel
 from tenants.roles import Power
 from tenants.selectors import configured_models, keys_of
 
-__all__ = ["LimitAdmin", "TenantModelAdmin", "usage_admin"]
+__all__ = ["LimitAdmin", "TenantModelAdmin", "agent_admin", "usage_admin"]
 
 _WISHES = ("priority", "custom_cost_per_million_tokens", "settings")
 

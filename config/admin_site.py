@@ -44,6 +44,7 @@ _MEMBERS = (
         "Access",
         (
             ("API keys", "key", "tenants_apikey"),
+            ("Agents", "smart_toy", "tenants_agent"),
             ("Members", "group", "tenants_membership"),
             ("Invitations", "mail", "tenants_invitation"),
         ),
@@ -66,6 +67,7 @@ _OPERATORS = (
             ("Their models", "hub", "tenants_tenantmodel"),
             ("Limits", "speed", "billing_limit"),
             ("API keys", "key", "tenants_apikey"),
+            ("Agents", "smart_toy", "tenants_agent"),
         ),
     ),
     (

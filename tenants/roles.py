@@ -15,6 +15,7 @@ class Power(StrEnum):
 
     MODELS = "models"  # which models the tenant uses, and how
     KEYS = "keys"
+    AGENTS = "agents"  # agents and what they prefer
     LIMITS = "limits"  # quotas and budgets
     SETTINGS = "settings"  # the tenant's name and what it set for itself
     PEOPLE = "people"  # members below owner
