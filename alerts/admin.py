@@ -165,6 +165,9 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
         ),
     )
 
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        return super().get_inlines(request, obj) if obj is not None else ()
+
     @admin.display(description="addresses")
     def shown_targets(self, row: AlertChannel) -> str:
         first, *others = row.targets

@@ -12,4 +12,5 @@ def next_try(attempts: int, now: datetime) -> datetime | None:
     """After so many failed attempts: 1, 2, 4 … minutes, about two hours in all. None: no more."""
     if attempts >= MOST_ATTEMPTS:
         return None
-    return now + min(_FIRST * 2 ** (attempts - 1), _LONGEST)
+    wait: timedelta = _FIRST * 2 ** (attempts - 1)
+    return now + min(wait, _LONGEST)

@@ -26,22 +26,27 @@ class Told:
     is_resolved: bool
 
 
+def whose(tenant_id: UUID | None) -> Q:
+    """Rows of a tenant, or of the platform."""
+    return Q(tenant_id=tenant_id)
+
+
 def told(*, kinds: Collection[str], since: datetime, tenant_id: UUID | None = None) -> list[Told]:
-    """Alerts of these kinds, of one tenant or of all: those of periods that began since then, and what is unresolved
+    """Alerts of these kinds, of one tenant or of everybody: those of periods that began since then, and what is unresolved
     from before."""
     rows = Alert.objects.filter(Q(period_start__gte=since) | ~Q(state=Alert.State.RESOLVED), kind__in=kinds)
     if tenant_id is not None:
         rows = rows.filter(tenant_id=tenant_id)
     columns = ("id", "tenant_id", "kind", "subject_key", "period_start", "threshold", "state")
     return [
-        Told(alert_id, whose, kind, subject, began, threshold, state == Alert.State.RESOLVED)
-        for alert_id, whose, kind, subject, began, threshold, state in rows.values_list(*columns)
+        Told(alert_id, owner, kind, subject, began, threshold, state == Alert.State.RESOLVED)
+        for alert_id, owner, kind, subject, began, threshold, state in rows.values_list(*columns)
     ]
 
 
 def alerts_of(tenant_id: UUID | None) -> QuerySet[Alert]:
     """A tenant's alerts, the newest first."""
-    return Alert.objects.filter(tenant_id=tenant_id)
+    return Alert.objects.filter(whose(tenant_id))
 
 
 def find_alert(tenant_id: UUID | None, alert_id: UUID) -> Alert:
@@ -55,7 +60,7 @@ def find_alert(tenant_id: UUID | None, alert_id: UUID) -> Alert:
 
 def channels_of(tenant_id: UUID | None) -> QuerySet[AlertChannel]:
     """A tenant's channels, the newest first."""
-    return AlertChannel.objects.filter(tenant_id=tenant_id)
+    return AlertChannel.objects.filter(whose(tenant_id))
 
 
 def find_channel(tenant_id: UUID | None, channel_id: UUID) -> AlertChannel:

@@ -19,7 +19,7 @@ from django.db import IntegrityError, transaction
 from alerts import tasks
 from alerts.kinds import KINDS, Severity, reaches
 from alerts.models import Alert, AlertChannel, Delivery
-from alerts.selectors import find_alert, find_channel
+from alerts.selectors import alerts_of, channels_of, find_alert, find_channel, whose
 from core.clock import utc_now
 from core.errors import AlreadyExists, Conflict, IllegalTransition, InvalidRequest, RateLimitExceeded
 from tenants import mail
@@ -56,11 +56,12 @@ def raise_alert(
 
     Without a severity it is as grave as its kind usually is.
     """
+    usual = KINDS[kind].severity
     now = utc_now()
     row = Alert(
         tenant_id=tenant_id,
         kind=kind,
-        severity=severity or KINDS[kind].severity,
+        severity=Severity(severity or usual),
         subject_key=subject,
         period_start=period_start,
         threshold=threshold,
@@ -68,7 +69,6 @@ def raise_alert(
         detail=dict(detail),
         created_at=now,
     )
-    row.clean_fields(exclude=["tenant"])
     Alert.objects.bulk_create([row], ignore_conflicts=True)
     if not Alert.objects.filter(id=row.id).exists():
         return None
@@ -81,7 +81,7 @@ def raise_alert(
 
 
 def _channels_for(row: Alert) -> list[UUID | None]:
-    channels = list(AlertChannel.objects.filter(tenant_id=row.tenant_id))
+    channels = list(channels_of(row.tenant_id))
     if not channels:
         return [None] if reaches(row.severity, UNASKED) else []
     return [each.id for each in channels if each.is_enabled and reaches(row.severity, each.minimum_severity)]
@@ -89,7 +89,7 @@ def _channels_for(row: Alert) -> list[UUID | None]:
 
 def resolve(*, tenant_id: UUID | None, kind: str, subject: str, by: str = "") -> int:
     """What was told of is over. Returns how many alerts ended."""
-    found = Alert.objects.filter(tenant_id=tenant_id, kind=kind, subject_key=subject)
+    found = alerts_of(tenant_id).filter(kind=kind, subject_key=subject)
     return _resolve(found.values_list("id", flat=True), by)
 
 
@@ -115,14 +115,14 @@ def update_figures(
     *, tenant_id: UUID | None, kind: str, subject: str, period_start: datetime | None, detail: Mapping[str, Any]
 ) -> None:
     """Newer figures for an alert that is there."""
-    key = {"tenant_id": tenant_id, "kind": kind, "subject_key": subject, "period_start": period_start}
-    Alert.objects.filter(**key).update(detail=dict(detail))
+    found = alerts_of(tenant_id).filter(kind=kind, subject_key=subject, period_start=period_start)
+    found.update(detail=dict(detail))
 
 
 @transaction.atomic
 def acknowledge(*, tenant_id: UUID | None, alert_id: UUID, by: str) -> Alert:
     """Somebody has seen it; the first one stays written down."""
-    opened = Alert.objects.filter(tenant_id=tenant_id, id=alert_id, state=Alert.State.OPEN)
+    opened = alerts_of(tenant_id).filter(id=alert_id, state=Alert.State.OPEN)
     opened.update(state=Alert.State.ACKNOWLEDGED, acknowledged_at=utc_now(), acknowledged_by=by)
     row = find_alert(tenant_id, alert_id)
     if row.state == Alert.State.RESOLVED:
@@ -133,7 +133,7 @@ def acknowledge(*, tenant_id: UUID | None, alert_id: UUID, by: str) -> Alert:
 @transaction.atomic
 def add_channel(*, tenant_id: UUID | None, **terms: Unpack[ChannelTerms]) -> AlertChannel:
     """A new way to tell somebody. From the first one on, nobody is told without being asked for."""
-    if AlertChannel.objects.filter(tenant_id=tenant_id).count() >= MOST_CHANNELS:
+    if channels_of(tenant_id).count() >= MOST_CHANNELS:
         raise Conflict(f"There are {MOST_CHANNELS} channels already; remove one first.")
     row = AlertChannel(tenant_id=tenant_id)
     _apply(row, terms)
@@ -161,7 +161,7 @@ def test_channel(*, tenant_id: UUID | None, channel_id: UUID) -> Delivery:
     if not mail.is_set_up():
         raise Conflict("Mail is not set up on this platform; its operator does that with QUIVER_SMTP_URL.")
     now = utc_now()
-    tests = Delivery.objects.filter(tenant_id=tenant_id, alert=None, created_at__gt=now - timedelta(hours=1))
+    tests = Delivery.objects.filter(whose(tenant_id), alert=None, created_at__gt=now - timedelta(hours=1))
     if tests.count() >= TESTS_AN_HOUR:
         raise RateLimitExceeded(f"At most {TESTS_AN_HOUR} tests an hour.", retry_after=3600)
     delivery = Delivery.objects.create(tenant_id=tenant_id, channel=row, due_at=now, created_at=now)

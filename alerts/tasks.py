@@ -5,7 +5,6 @@ Failure: the broker gone is a line in the log; what waits is picked up by `deliv
 
 from __future__ import annotations
 
-from functools import partial
 from uuid import UUID
 
 from celery import shared_task
@@ -30,4 +29,4 @@ def deliver_due() -> None:
 
 def after_commit(delivery_id: UUID) -> None:
     """Hands a delivery to Celery once its row is committed. Once is enough: beat looks for what is left."""
-    transaction.on_commit(partial(deliver.apply_async, (str(delivery_id),), retry=False), robust=True)
+    transaction.on_commit(lambda: deliver.apply_async((str(delivery_id),), retry=False), robust=True)

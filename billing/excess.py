@@ -6,10 +6,12 @@ a provider and UTC day; its figures grow with the day.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, F, QuerySet, Sum
+from django.db.models import Count, F, Sum
 
 from alerts import kinds
 from alerts import services as alerts
@@ -25,7 +27,8 @@ def check(*, now: datetime) -> None:
     """Tells of the excess of the day, and ends what was told of days before."""
     day = start_of("day", now - _LATE)
     for row in _excess(day):
-        key = {"tenant_id": None, "kind": kinds.PROVIDER_EXCESS, "subject": f"{row['provider']}/{row['model']}"}
+        subject = f"{row['provider']}/{row['model']}"
+        key: dict[str, Any] = {"tenant_id": None, "kind": kinds.PROVIDER_EXCESS, "subject": subject}
         title = f"{row['provider']} counted more tokens of {row['model']} than were held; the platform pays for them"
         detail = {
             "provider": row["provider"],
@@ -44,7 +47,7 @@ def check(*, now: datetime) -> None:
     alerts.resolve_all(alert_ids=ended)
 
 
-def _excess(day: datetime) -> QuerySet[UsageRow, dict[str, object]]:
+def _excess(day: datetime) -> Iterable[Mapping[str, Any]]:
     end = end_of("day", day)
     return (
         # The ids begin with the time: their index finds the day among the rows of all tenants.
