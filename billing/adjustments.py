@@ -1,8 +1,9 @@
 """What a corrected price makes of the past: rows for the difference, beside usage rows that stay as they are.
 
 Owns the writing of adjustments: one for each tenant, key, agent and UTC day in which the correction makes a difference,
-booked at the moment of the correction, so that a period that was closed stays closed. Their ids follow from what they
-adjust: doing it twice adds nothing, and it may stop and go on anywhere.
+booked at the moment of the correction, so that a period that was closed stays closed. A run books what is missing: the
+second adds nothing, unless requests that were under way were booked meanwhile. It may stop and go on anywhere; of two
+at once one books, because the ids follow from what is adjusted.
 
 Adjusted are answered requests that were charged at the catalogue's price, by their own tokens, each rounded as it was
 when it was charged. A tenant's own price is its own matter.
@@ -39,6 +40,14 @@ WHERE model_id = %(model_id)s AND id >= %(first_id)s AND id < %(last_id)s
     AND status = 'ok' AND tokens > 0 AND NOT own_price
 GROUP BY tenant_id, key_id, agent_id
 """
+# All of a correction have its moment as their time.
+_BOOKED = """
+SELECT tenant_id, key_id, agent_id, sum(cost_usd) * 1000000000, count(*)
+FROM billing_usagerow
+WHERE source = 'adjustment' AND model_id = %(model_id)s AND corrects_day = %(day)s
+    AND id >= %(booked_id)s AND id < %(after_booked_id)s AND created_at = %(booked_at)s
+GROUP BY tenant_id, key_id, agent_id
+"""
 
 
 def first_day(correction: Correction) -> date | None:
@@ -73,26 +82,33 @@ def adjust(correction: Correction, *, day: date, days: int) -> date | None:
 
 
 def _adjustments(correction: Correction, day: date) -> Iterator[UsageRow]:
+    """What is missing of a day."""
     midnight = datetime.combine(day, time(), UTC)
     starts, ends = max(midnight, correction.starts), min(midnight + timedelta(days=1), correction.ends)
+    booked_id = _id_at(correction.posted_at)
+    terms = {
+        "right": correction.right,
+        "wrong": correction.wrong,
+        "model_id": correction.model_id,
+        "day": day,
+        "starts": starts,
+        "ends": ends,
+        # The ids begin with the time: with them there is an index for all tenants together.
+        "first_id": _id_at(starts),
+        "last_id": _id_at(ends + timedelta(milliseconds=1)),
+        "booked_at": uuid7_time(booked_id),
+        "booked_id": booked_id,
+        "after_booked_id": UUID(int=booked_id.int + (1 << 80)),
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            _DIFFERENCES,
-            {
-                "right": correction.right,
-                "wrong": correction.wrong,
-                "model_id": correction.model_id,
-                # The ids begin with the time: with them there is an index for all tenants together.
-                "first_id": _id_at(starts),
-                "last_id": _id_at(ends + timedelta(milliseconds=1)),
-                "starts": starts,
-                "ends": ends,
-            },
-        )
+        cursor.execute(_BOOKED, terms)
+        booked = {(tenant, key, agent): (int(nano), count) for tenant, key, agent, nano, count in cursor.fetchall()}
+        cursor.execute(_DIFFERENCES, terms)
         found = cursor.fetchall()
     for tenant_id, key_id, agent_id, nano in found:
-        if nano:
-            row_id = _id_of(correction, tenant_id, key_id, agent_id, day)
+        before, count = booked.get((tenant_id, key_id, agent_id), (0, 0))
+        if int(nano) != before:
+            row_id = _id_of(correction, f"{tenant_id}|{key_id}|{day}|{count}|{agent_id}")
             yield UsageRow(
                 id=row_id,
                 created_at=uuid7_time(row_id),
@@ -102,16 +118,16 @@ def _adjustments(correction: Correction, day: date) -> Iterator[UsageRow]:
                 model_id=correction.model_id,
                 model=correction.model,
                 provider=correction.provider,
-                cost_usd=usd_from_nano(int(nano)),
+                cost_usd=usd_from_nano(int(nano) - before),
                 source=ADJUSTMENT,
                 corrects_day=day,
                 reason=correction.reason,
             )
 
 
-def _id_of(correction: Correction, tenant_id: UUID, key_id: UUID | None, agent_id: str, day: date) -> UUID:
-    what = f"{correction.price_id}|{tenant_id}|{key_id}|{day}|{agent_id}"
-    return uuid7_of(_ms(correction.posted_at), hashlib.sha256(what.encode()).digest())
+def _id_of(correction: Correction, what: str) -> UUID:
+    digest = hashlib.sha256(f"{correction.price_id}|{what}".encode()).digest()
+    return uuid7_of(_ms(correction.posted_at), digest)
 
 
 def _id_at(moment: datetime) -> UUID:

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import transaction
 
 from billing.models import Limit
+from billing.services import keep_limit
 from core.money import usd_from_nano
 from tenants import agents
 from tenants.models import Agent
@@ -60,17 +61,13 @@ def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: Mapping[str,
 def remove_agent(*, tenant_id: UUID, agent_id: str) -> None:
     """Forgets an agent and what it set for itself."""
     agents.remove_agent(tenant_id=tenant_id, agent_id=agent_id)
-    Limit.objects.filter(**_own_budget(tenant_id, agent_id)).delete()
+    keep_limit(_own_budget(tenant_id, agent_id), None)
 
 
 def _keep_budget(row: Agent) -> None:
     """Makes the limit what the preferences say."""
     nano = agents.preferences_of(row).monthly_budget_nano
-    own = _own_budget(row.tenant_id, row.agent_id)
-    if nano is None:
-        Limit.objects.filter(**own).delete()
-    else:
-        Limit.objects.update_or_create(**own, defaults={"amount": usd_from_nano(nano)})
+    keep_limit(_own_budget(row.tenant_id, row.agent_id), None if nano is None else usd_from_nano(nano))
 
 
 def _own_budget(tenant_id: UUID, agent_id: str) -> dict[str, Any]:

@@ -291,7 +291,8 @@ class Ledger:
         assert self._connection is not None
         calls = self._encode([call for entry in batch for call in entry.calls])
         usage = self._encode([entry.usage for entry in batch])
-        sql, parameters = self._sql, (calls.decode(), usage.decode())
+        sql = self._sql
+        parameters: tuple[str, ...] = (calls.decode(), usage.decode())
         if any(entry.claim_id is not None for entry in batch):
             asked = [{"request": e.usage.id, "claim": e.claim_id} for e in batch if e.claim_id is not None]
             sql, parameters = self._sql_with_claims, (self._encode(asked).decode(), *parameters)

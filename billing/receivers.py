@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @receiver(price_corrected)
 def adjust_what_was_charged(sender: object, *, price_id: int, **_: object) -> None:
-    """Has the difference booked, once the requests that are under way have been."""
+    """Has the difference booked."""
     try:
         tasks.queue_adjustments(price_id)
     except OperationalError as error:

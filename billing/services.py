@@ -156,12 +156,17 @@ def _set_model_limits(row: TenantModel, amounts: Amounts) -> None:
             "period": period,
             "mode": Limit.Mode.HARD,
         }
-        if amount is None:
-            _remove(Limit.objects.filter(**key))
-            continue
-        limit, is_new = Limit.objects.update_or_create(**key, defaults={"amount": amount})
-        if is_new:
-            _begin(limit)
+        keep_limit(key, amount)
+
+
+def keep_limit(key: Mapping[str, Any], amount: Decimal | int | None) -> None:
+    """Makes the one limit of this key what is wished; None: there is none. For whoever has raised the tenant's version."""
+    if amount is None:
+        _remove(Limit.objects.filter(**key))
+        return
+    limit, is_new = Limit.objects.update_or_create(**key, defaults={"amount": amount})
+    if is_new:
+        _begin(limit)
 
 
 def _begin(row: Limit) -> None:

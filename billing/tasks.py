@@ -36,14 +36,15 @@ def forget_claims() -> int:
 
 
 def queue_adjustments(price_id: int) -> None:
-    """Queues the adjustments of a corrected price for when what is under way at the old one has been booked."""
+    """Queues the adjustments of a corrected price: now, and again when what is under way has been booked."""
     under_way_s = (settings.QUIVER.deadline_ms + settings.QUIVER.ledger_wait_ms) / 1000
-    adjust_for_correction.apply_async((price_id,), countdown=under_way_s + settings.QUIVER.poll_seconds)
+    for countdown in (0, under_way_s + settings.QUIVER.poll_seconds):
+        adjust_for_correction.apply_async((price_id,), countdown=countdown)
 
 
 @shared_task
 def adjust_for_correction(price_id: int, day: str | None = None) -> None:
-    """Books what a corrected price changed, some days at a time. Running it again adds nothing."""
+    """Books what is missing of what a corrected price changed, some days at a time."""
     correction = find_correction(price_id)
     if correction is None:
         return
@@ -58,7 +59,7 @@ def adjust_for_corrections() -> None:
     """The same for the last days' corrections, should one not have been queued; beat runs it each night."""
     now = utc_now()
     for price_id in corrections_since(now - _LOOK_BACK):
-        queue_adjustments(price_id)
+        adjust_for_correction.delay(price_id)
 
 
 @shared_task

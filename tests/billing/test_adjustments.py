@@ -188,6 +188,26 @@ def test_doing_it_again_adds_nothing(acme: Party, model: Any, correct: Any) -> N
     assert len(once) == 3
 
 
+def test_a_request_that_was_under_way_is_adjusted_once_it_is_booked(acme: Party, model: Any, correct: Any) -> None:
+    use(acme, model, YESTERDAY)
+    correction = correct("0.03", YESTERDAY - timedelta(hours=1))
+    use(acme, model, YESTERDAY)
+    for _ in range(2):
+        tasks.adjust_for_correction(correction.price_id)
+    assert adjustments(acme) == [(YESTERDAY.date(), 80)] * 2
+    assert len({row.id for row in UsageRow.objects.filter(source="adjustment")}) == 2
+
+
+def test_of_several_at_once_one_books(acme: Party, model: Any, correct: Any) -> None:
+    use(acme, model, YESTERDAY)
+    correction = correct("0.03", YESTERDAY)
+    UsageRow.objects.filter(source="adjustment").delete()
+    both = [list(_adjustments(correction, YESTERDAY.date())) for _ in range(2)]  # neither sees the other's
+    for rows in both:
+        UsageRow.objects.bulk_create(rows, ignore_conflicts=True)
+    assert adjustments(acme) == [(YESTERDAY.date(), 80)]
+
+
 def test_a_long_time_is_adjusted_in_several_tasks(
     acme: Party, model: Any, correct: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
