@@ -34,7 +34,8 @@ CHARGED = "status = 'ok' AND source NOT IN ('adjustment', 'replay')"
 # %(live)s: the pools whose rows are left out.
 _SUMS = f"""
 SELECT k.limit_id, k.start, coalesce((
-    SELECT sum(CASE l.measure WHEN 'tokens' THEN u.tokens WHEN 'usd' THEN u.cost_usd * 1000000000 ELSE 1 END)
+    SELECT sum(CASE l.measure WHEN 'tokens' THEN u.tokens WHEN 'usd' THEN u.cost_usd * 1000000000
+        WHEN 'requests' THEN (u.cached < u.items)::int END)  -- one answered by the cache alone counts in no limit
     FROM billing_usagerow u
     WHERE u.tenant_id = l.tenant_id AND {CHARGED}
         AND u.created_at >= k.start::timestamp AT TIME ZONE 'UTC'

@@ -53,7 +53,8 @@ FROM unnest(%(ids)s::uuid[], %(ms)s::bigint[], %(models)s::uuid[], %(names)s::te
 ON CONFLICT DO NOTHING
 """
 _CHARGES = f"""
-SELECT id::text, pool, status, CASE WHEN {CHARGED} THEN 1 ELSE 0 END, tokens, (cost_usd * 1000000000)::bigint
+SELECT id::text, pool, status, ({CHARGED} AND cached < items)::int, tokens,
+    (cost_usd * 1000000000)::bigint
 FROM billing_usagerow
 WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s::uuid[]) AND created_at >= %(first)s AND created_at <= %(last)s
 """

@@ -2,8 +2,8 @@
 Agents and what they set for themselves are `billing.agents`.
 
 Decides which limit rows the fields of a configured model stand for. A change of limits raises the tenant's version, so
-that the data plane follows; a new limit begins with what was used before. Every function is one transaction, but for the
-sweep, which is one for each batch; after its commit somebody is told if little is left (`billing.limit_checks`).
+that the data plane follows; a new limit begins with what was used before. Every function is one transaction (the sweep:
+one for each batch), after which somebody is told if little is left (`billing.limit_checks`).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _set_model_limits(row: TenantModel, amounts: Amounts) -> None:
 
 
 def keep_limit(key: Mapping[str, Any], amount: Decimal | int | None) -> None:
-    """Makes the one limit of this key what is wished; None: there is none. For whoever has raised the tenant's version."""
+    """Makes the limit of this key what is wished; None: there is none. For who has raised the tenant's version."""
     if amount is None:
         _remove(Limit.objects.filter(**key))
         return

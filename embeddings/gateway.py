@@ -23,7 +23,7 @@ from functools import partial
 from uuid import UUID
 
 from billing.ledger import UsageRecord
-from billing.limit_terms import HoldAsk, Refused
+from billing.limit_terms import HoldAsk, LimitTerms, Refused
 from billing.limits import Hold, LimitsPort
 from billing.refusals import refusal
 from catalog.deployments import Deployment
@@ -265,36 +265,46 @@ class Gateway:
 
     async def _hold(self, work: Work, candidate: Candidate, gathered: Gathered, mine: Sequence[int]) -> None:
         """Reserves what these texts may cost at most, in place of what was held before. Raises `Next` over a limit."""
-        call = work.call
+        call, started = work.call, time.monotonic()
         work.held_tokens += gathered.tokens_of(mine)
-        ask = HoldAsk(
-            tenant_id=call.snapshot.config.tenant_id,
-            request_id=call.request_id,
-            created_ms=call.created_ms,
-            model_id=candidate.choice.deployment.model_id,
-            limits=call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id),
-            tokens=0 if call.free else work.held_tokens,
-            nano=0 if call.free else cost_nano(work.held_tokens, candidate.nano_per_million),
-        )
-        started = time.monotonic()
+        tokens = 0 if call.free else work.held_tokens
+        nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
         try:
-            work.hold = await self._limits.hold(ask, replacing=work.hold)
+            work.hold = await self._limits.hold(_ask(call, candidate, limits, tokens, nano), replacing=work.hold)
         except Refused as refused:
             work.trace.tried(candidate, "limit", started)
             others = suggested(call.snapshot, but=(candidate.choice.deployment.name,))
             raise Next(refusal(refused, suggested_models=others)) from None
 
+    async def _hold_hits(self, work: Work, candidate: Candidate, gathered: Gathered) -> int:
+        """What an answer from the cache alone costs: the tenant's price of hits; nothing where a budget is used up."""
+        call, nano = work.call, _hits_nano(work.call, gathered)
+        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
+        budgets = tuple(each for each in limits if each.measure == "usd")
+        if not nano or not budgets:
+            return nano
+        try:
+            work.hold = await self._limits.hold(_ask(call, candidate, budgets, 0, nano), replacing=work.hold)
+        except Refused:
+            return 0
+        return nano
+
     # The end
 
     async def _charge(self, work: Work, candidate: Candidate, gathered: Gathered) -> Answer:
         """Books what the request cost; returns when that is committed and the hold is settled."""
-        call, hold = work.call, work.hold
-        tokens = 0 if call.free else min(work.tokens, work.held_tokens)
-        has_computed = gathered.cached < len(gathered.rows)
+        call, has_computed = work.call, gathered.cached < len(gathered.rows)
+        if has_computed:
+            tokens = 0 if call.free else min(work.tokens, work.held_tokens)
+            nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+        else:
+            tokens, nano = 0, await self._hold_hits(work, candidate, gathered)
+        hold = work.hold
         charge = Charge(
             candidate,
             tokens=tokens,
-            nano=cost_nano(tokens, candidate.nano_per_million),
+            nano=nano,
             held_tokens=work.held_tokens,
             provider_tokens=work.told_tokens if has_computed else None,
             is_estimated=has_computed and work.told_tokens is None,
@@ -306,7 +316,8 @@ class Gateway:
         await self._ledger.commit(usage, calls, call.claim_id)
         if hold is not None:
             work.hold = None
-            self._limits.settle(hold, tokens=tokens, nano=charge.nano, requests=0 if call.free else 1)
+            is_counted = has_computed and not call.free  # a request that cost nobody anything counts in no limit
+            self._limits.settle(hold, tokens=tokens, nano=nano, requests=int(is_counted))
         self._observer.finished(call.snapshot.config.slug, usage, calls, work.trace.attempts)
         return Answer(
             candidate.choice.deployment,
@@ -323,3 +334,23 @@ class Gateway:
         if work.trace.calls:  # a request that no provider saw leaves a metric and a log line, not a row
             self._ledger.note(usage, tuple(work.trace.calls))
         self._observer.finished(work.call.snapshot.config.slug, usage, work.trace.calls, work.trace.attempts)
+
+
+def _hits_nano(call: Call, gathered: Gathered) -> int:
+    """What the tenant pays for what others, or earlier requests, computed."""
+    settings = call.snapshot.config.settings
+    if call.free or not gathered.cached or not settings.cache_hit_cost_per_million_tokens:
+        return 0
+    return cost_nano(gathered.cached_tokens, settings.hit_nano_per_million)
+
+
+def _ask(call: Call, candidate: Candidate, limits: tuple[LimitTerms, ...], tokens: int, nano: int) -> HoldAsk:
+    return HoldAsk(
+        tenant_id=call.snapshot.config.tenant_id,
+        request_id=call.request_id,
+        created_ms=call.created_ms,
+        model_id=candidate.choice.deployment.model_id,
+        limits=limits,
+        tokens=tokens,
+        nano=nano,
+    )

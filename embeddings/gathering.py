@@ -36,6 +36,7 @@ class Gathered:
     rows: list[Vector | None]
     failed: dict[int, QuiverError] = field(default_factory=dict)
     cached: int = 0  # items answered without a computation for this request
+    cached_tokens: int = 0
 
     @property
     def missing(self) -> list[int]:
@@ -53,15 +54,15 @@ class Gathered:
 
     def take(self, found: Sequence[Vector | None]) -> None:
         """What the cache had."""
-        self.rows = [row if row is not None else new for row, new in zip(self.rows, found, strict=True)]
-        self.cached = sum(row is not None for row in self.rows)
+        for index, vector in enumerate(found):
+            if vector is not None and index not in self.failed:
+                self._place(index, vector, is_shared=True)
 
     def fill(self, vectors: Mapping[bytes, Vector], *, is_shared: bool) -> None:
         """Vectors by name, for every item of that name. `is_shared`: another request computes them."""
         for index, row in enumerate(self.rows):
             if row is None and (vector := vectors.get(self.names[index])) is not None:
-                self.rows[index] = vector
-                self.cached += is_shared
+                self._place(index, vector, is_shared=is_shared)
 
     def fail(self, errors: Mapping[bytes, QuiverError]) -> None:
         """These texts fail alone."""
@@ -86,3 +87,9 @@ class Gathered:
             return self.rows[0].reshape(1, -1)
         nothing = np.zeros(self.place[2], np.float32)
         return np.stack([nothing if row is None else row for row in self.rows])
+
+    def _place(self, index: int, vector: Vector, *, is_shared: bool) -> None:
+        self.rows[index] = vector
+        if is_shared:
+            self.cached += 1
+            self.cached_tokens += self.counts[index]

@@ -59,7 +59,7 @@ class FakeRows:
     def load_tenant(self, tenant_id):
         models = (choice(self.small).configured,)
         config = TenantConfig(tenant_id, "acme", "standard", False, TenantSettings(), self.version, models)
-        return self._read("load_tenant", config if self.has_tenant else None)
+        return self._read("load_tenant", (config, ()) if self.has_tenant else None)
 
     def versions(self, tenant_ids):
         return self._read("versions", (self.catalog_version, dict.fromkeys(tenant_ids, self.version)))

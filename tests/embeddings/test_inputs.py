@@ -17,7 +17,7 @@ HALF_A_CHARACTER = [230]
 
 def candidate(inputs: Inputs, **facts) -> Candidate:
     of = choice(deployment(**facts))
-    size = inputs.sizes([of.deployment.tokenizer])[of.deployment.tokenizer]
+    size = inputs.size(of.deployment.tokenizer)
     return Candidate(of, "requested", of.deployment.dimensions, size, size.total, 0)
 
 
@@ -38,14 +38,16 @@ def test_tokens_go_as_text_to_who_takes_only_text(facts):
 
 
 def test_tokens_that_are_no_text_have_no_size_where_text_is_needed():
-    assert Inputs(token_request(HELLO_WORLD, HALF_A_CHARACTER)).sizes([BYTES, CL100K]) == {
+    inputs = Inputs(token_request(HELLO_WORLD, HALF_A_CHARACTER))
+    assert {each: inputs.size(each) for each in (BYTES, CL100K)} == {
         BYTES: None,
         CL100K: tokens.Size((2, 1), (2, 1), 3),
     }
 
 
 def test_sizes_are_those_of_each_tokenizer():
-    assert Inputs(request("hello world")).sizes([BYTES, CL100K]) == {
+    inputs = Inputs(request("hello world"))
+    assert {each: inputs.size(each) for each in (BYTES, CL100K)} == {
         BYTES: tokens.Size((19,), (0,), 19),
         CL100K: tokens.Size((2,), (2,), 2),
     }
@@ -71,11 +73,6 @@ def test_what_was_asked_for_is_never_changed():
     inputs = Inputs(asked)
     inputs.for_candidate(candidate(inputs, max_tokens=2))
     assert asked.tokens == [[1, 2, 3]]
-
-
-def test_bytes_are_those_of_utf8():
-    assert Inputs(request("é", "ab")).byte_count() == 4
-    assert Inputs(token_request(HELLO_WORLD)).byte_count() == 11
 
 
 @pytest.mark.parametrize(

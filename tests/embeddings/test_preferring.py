@@ -122,7 +122,7 @@ def test_a_model_that_is_gone_is_told_and_the_next_one_answers(four):
 def test_a_disabled_primary_does_not_speak_for_the_others():
     of = snapshot(choice(deployment("off"), is_enabled=False), choice(deployment("dear")))
     found = explained(request(max_cost_nano=0), of, Preferences(primary="off"))
-    assert isinstance(refusal(found.chain), QuotaExceeded)
+    assert isinstance(refusal(found.chain.dropped), QuotaExceeded)
 
 
 def test_a_chain_is_shown_with_what_it_costs_and_why(four):
@@ -154,15 +154,15 @@ def test_fixed_refuses_others_by_name_and_their_fallbacks_with_them():
     of = snapshot(choice(deployment("other"), fallback_model_id=own.configured.model_id), own)
     found = explained(request(model="other"), of, Preferences(strategy="fixed", primary="own"))
     assert found.chain.candidates == ()
-    assert isinstance(refusal(found.chain), KeyNotPermitted)
+    assert isinstance(refusal(found.chain.dropped), KeyNotPermitted)
     assert names(explained(request(model="own"), of, Preferences(strategy="fixed", primary="own"))) == ["own"]
 
 
 def test_fixed_to_a_model_that_is_switched_off_says_so(four):
     of = snapshot(*four.choices, choice(deployment("off"), is_enabled=False))
     found = explained(request(), of, Preferences(strategy="fixed", primary="off"))
-    assert isinstance(refusal(found.chain), ModelNotConfigured)
-    assert refusal(found.chain).message == "off is disabled by the tenant."
+    assert isinstance(refusal(found.chain.dropped), ModelNotConfigured)
+    assert refusal(found.chain.dropped).message == "off is disabled by the tenant."
 
 
 def test_the_lower_of_two_costs_holds(four):

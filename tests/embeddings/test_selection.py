@@ -30,9 +30,10 @@ from tests.embeddings.building import NOW, choice, deployment, request, snapshot
 
 
 def chain(asked, of, *, allowed_models=frozenset(), latency_ms=None) -> Chain:
-    found = selection.eligible(asked.model, of, strategy=asked.strategy, latency_ms=latency_ms or {}, now=NOW)
-    sizes = Inputs(asked).sizes({e.choice.deployment.tokenizer for e in found})
-    return selection.rank(asked, of, found, sizes, allowed_models=allowed_models, now=NOW)
+    found = selection.plan(selection.question(asked, allowed_models), of, NOW)
+    inputs = Inputs(asked)
+    sizes = {tokenizer: inputs.size(tokenizer) for tokenizer in {e.choice.deployment.tokenizer for e in found.entries}}
+    return selection.rank(found, asked, of, sizes, latency_ms=latency_ms or {}, now=NOW)
 
 
 def names(found: Chain) -> list[str]:
@@ -42,7 +43,7 @@ def names(found: Chain) -> list[str]:
 def refusal_of(asked, of, **words) -> QuiverError:
     found = chain(asked, of, **words)
     assert found.candidates == ()
-    return selection.refusal(found)
+    return selection.refusal(found.dropped)
 
 
 # Order
