@@ -114,7 +114,9 @@ class AgentModels(APIView):
         if len(task_type) > 100 or not task_type.isprintable():
             raise InvalidRequest("`task_type` is at most 100 printable characters.", param="task_type")
         asked = EmbeddingRequest(texts=[], tokens=[], model=None, task_type=task_type)
-        found, _ = _explained(request, asked, agent_id, tokens=1)
+        snapshot = _snapshot(tenant_of(request).id)
+        _, preferences = _agent(request, snapshot, agent_id)
+        found = _explained(request, asked, snapshot, preferences, tokens=1)
         shown = {"agent_id": agent_id, "task_type": task_type, **_chain(found)}
         return Response(AgentModelsFields(shown).data)
 
@@ -151,36 +153,16 @@ class SelectModel(APIView):
             task_type=wanted.get("task_type", ""),
             strategy=wanted["optimize"],
         )
-        agent_id = wanted.get("agent_id") or caller(request).grant.agent_id
         try:
-            found, snapshot = _explained(request, asked, agent_id, tokens=wanted["token_estimate"])
+            snapshot = _snapshot(tenant_of(request).id)
+            agent_id, preferences = _agent(request, snapshot, wanted.get("agent_id"))
+            found = _explained(request, asked, snapshot, preferences, tokens=wanted["token_estimate"])
             if not found.chain.candidates:
                 raise refusal(found.chain)
         except QuiverError as error:
             error.param = _NAMES.get(error.param or "", error.param)
             raise
         return Response(SelectedFields(_selected(request, found, snapshot, agent_id)).data)
-
-
-def _explained(
-    request: Request, asked: EmbeddingRequest, agent_id: str, *, tokens: int
-) -> tuple[Explained, TenantSnapshot]:
-    grant = caller(request).grant
-    snapshot = _snapshot(tenant_of(request).id)
-
-    def sizes(tokenizers: Collection[str]) -> Mapping[str, Size]:
-        return dict.fromkeys(tokenizers, Size((tokens,), (tokens,), tokens))  # the caller's estimate, whatever counts
-
-    found = explain(
-        asked,
-        snapshot,
-        sizes,
-        preferences=_preferences(request, snapshot, agent_id),
-        allowed_models=grant.models,
-        latency_ms={},
-        now=utc_now(),
-    )
-    return found, snapshot
 
 
 def _snapshot(tenant_id: UUID) -> TenantSnapshot:
@@ -190,14 +172,32 @@ def _snapshot(tenant_id: UUID) -> TenantSnapshot:
     return compose(load_catalog(), config)
 
 
-def _preferences(request: Request, snapshot: TenantSnapshot, agent_id: str) -> Preferences:
-    if not agent_id:
-        return NONE
-    check_agent(caller(request).grant, agent_id)
-    found = snapshot.config.agents.get(agent_id)
-    if found is None:
+def _agent(request: Request, snapshot: TenantSnapshot, agent_id: str | None) -> tuple[str, Preferences]:
+    """The agent asked about, else the one that the key is bound to, which need not have introduced itself yet."""
+    grant, agents = caller(request).grant, snapshot.config.agents
+    if agent_id is None:
+        return grant.agent_id, agents.get(grant.agent_id, NONE)
+    check_agent(grant, agent_id)
+    if agent_id not in agents:
         raise NotFound(f"There is no agent {agent_id[:200]!r}.", param="agent_id")
-    return found
+    return agent_id, agents[agent_id]
+
+
+def _explained(
+    request: Request, asked: EmbeddingRequest, snapshot: TenantSnapshot, preferences: Preferences, *, tokens: int
+) -> Explained:
+    def sizes(tokenizers: Collection[str]) -> Mapping[str, Size]:
+        return dict.fromkeys(tokenizers, Size((tokens,), (tokens,), tokens))  # the caller's estimate, whatever counts
+
+    return explain(
+        asked,
+        snapshot,
+        sizes,
+        preferences=preferences,
+        allowed_models=caller(request).grant.models,
+        latency_ms={},
+        now=utc_now(),
+    )
 
 
 def _chain(found: Explained) -> dict[str, Any]:
