@@ -7,7 +7,6 @@ agent goes. Every function is one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Unpack
 from uuid import UUID
@@ -50,7 +49,7 @@ def change_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[agents.Agent
 
 
 @transaction.atomic
-def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: Mapping[str, Any]) -> Agent:
+def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: object) -> Agent:
     """Replaces all preferences."""
     row = agents.set_preferences(tenant_id=tenant_id, agent_id=agent_id, preferences=preferences)
     _keep_budget(row)

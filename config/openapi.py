@@ -38,7 +38,7 @@ _PROBLEM = {
 _STATUSES = {
     "400": "A field or parameter is missing, wrong or unknown; `errors` names it.",
     "401": "No key, or one that is mistyped, unknown, revoked or expired.",
-    "402": "The model has no price, and the tenant has not opted in to unpriced ones.",
+    "402": "The model has no price and the tenant has not opted in to that, or it costs more than is allowed.",
     "403": "The key lacks a scope or may not be used from here, or the tenant is suspended.",
     "404": "There is no such thing, or it is another tenant's.",
     "409": "The state of things does not allow it now.",

@@ -17,12 +17,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.room import Use, room_for
+from billing.loading import load_limits
+from billing.room import room_for
 from catalog.loading import load_catalog
 from catalog.rest import StrictFields, refuse_unknown_parameters
 from core.clock import utc_now
 from core.errors import InvalidRequest, NotFound, QuiverError
-from core.money import usd_from_nano, usd_text
+from core.money import usd_text
 from embeddings.explaining import Explained, candidates_of, dropped_of, explain
 from embeddings.finding import NO_WISHES
 from embeddings.requests import EmbeddingRequest
@@ -115,7 +116,9 @@ class AgentModels(APIView):
         if len(task_type) > 100 or not task_type.isprintable():
             raise InvalidRequest("`task_type` is at most 100 printable characters.", param="task_type")
         asked = EmbeddingRequest(texts=[], tokens=[], model=None, task_type=task_type)
-        found, _ = _explained(request, asked, agent_id, tokens=1)
+        snapshot = _snapshot(tenant_of(request).id)
+        _, preferences = _agent(request, snapshot, agent_id)
+        found = _explained(request, asked, snapshot, preferences, tokens=1)
         shown = {"agent_id": agent_id, "task_type": task_type, **_chain(found)}
         return Response(AgentModelsFields(shown).data)
 
@@ -152,9 +155,10 @@ class SelectModel(APIView):
             task_type=wanted.get("task_type", ""),
             strategy=wanted["optimize"],
         )
-        agent_id = wanted.get("agent_id") or caller(request).grant.agent_id
         try:
-            found, snapshot = _explained(request, asked, agent_id, tokens=wanted["token_estimate"])
+            snapshot = _snapshot(tenant_of(request).id)
+            agent_id, preferences = _agent(request, snapshot, wanted.get("agent_id"))
+            found = _explained(request, asked, snapshot, preferences, tokens=wanted["token_estimate"])
             if not found.chain.candidates:
                 raise refusal(found.chain.dropped)
         except QuiverError as error:
@@ -163,42 +167,39 @@ class SelectModel(APIView):
         return Response(SelectedFields(_selected(request, found, snapshot, agent_id)).data)
 
 
-def _explained(
-    request: Request, asked: EmbeddingRequest, agent_id: str, *, tokens: int
-) -> tuple[Explained, TenantSnapshot]:
-    grant = caller(request).grant
-    snapshot = _snapshot(tenant_of(request).id)
-
-    def sizes(tokenizers: Collection[str]) -> Mapping[str, Size]:
-        return dict.fromkeys(tokenizers, Size((tokens,), (tokens,), tokens))  # the caller's estimate, whatever counts
-
-    found = explain(
-        asked,
-        snapshot,
-        sizes,
-        preferences=_preferences(request, snapshot, agent_id),
-        allowed_models=grant.models,
-        latency_ms={},
-        now=utc_now(),
-    )
-    return found, snapshot
-
-
 def _snapshot(tenant_id: UUID) -> TenantSnapshot:
     config = load_tenant(tenant_id)
     if config is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
-    return compose(load_catalog(), config)
+    return compose(load_catalog(), config, load_limits(tenant_id))
 
 
-def _preferences(request: Request, snapshot: TenantSnapshot, agent_id: str) -> Preferences:
-    if not agent_id:
-        return NO_WISHES
-    check_agent(caller(request).grant, agent_id)
-    found = snapshot.config.agents.get(agent_id)
-    if found is None:
+def _agent(request: Request, snapshot: TenantSnapshot, agent_id: str | None) -> tuple[str, Preferences]:
+    """The agent asked about, else the one that the key is bound to, which need not have introduced itself yet."""
+    grant, agents = caller(request).grant, snapshot.config.agents
+    if agent_id is None:
+        return grant.agent_id, agents.get(grant.agent_id, NO_WISHES)
+    check_agent(grant, agent_id)
+    if agent_id not in agents:
         raise NotFound(f"There is no agent {agent_id[:200]!r}.", param="agent_id")
-    return found
+    return agent_id, agents[agent_id]
+
+
+def _explained(
+    request: Request, asked: EmbeddingRequest, snapshot: TenantSnapshot, preferences: Preferences, *, tokens: int
+) -> Explained:
+    def sizes(tokenizers: Collection[str]) -> Mapping[str, Size]:
+        return dict.fromkeys(tokenizers, Size((tokens,), (tokens,), tokens))  # the caller's estimate, whatever counts
+
+    return explain(
+        asked,
+        snapshot,
+        sizes,
+        preferences=preferences,
+        allowed_models=caller(request).grant.models,
+        latency_ms={},
+        now=utc_now(),
+    )
 
 
 def _chain(found: Explained) -> dict[str, Any]:
@@ -209,14 +210,8 @@ def _selected(request: Request, found: Explained, snapshot: TenantSnapshot, agen
     chosen, now = found.chain.candidates[0], utc_now()
     deployment, configured = chosen.choice.deployment, chosen.choice.configured
     price = chosen.choice.price_at(now)
-    use = Use(
-        snapshot.config.tenant_id,
-        configured.tenant_model_id,
-        deployment.model_id,
-        agent_id,
-        caller(request).grant.key_id,
-    )
-    room = room_for(use, now=now)
+    limits = snapshot.limits_for(chosen.choice, agent_id=agent_id, key_id=caller(request).grant.key_id)
+    room = room_for(snapshot.config.tenant_id, limits, now=now)
     return {
         "model_id": deployment.model_id,
         "model": deployment.name,
@@ -226,8 +221,8 @@ def _selected(request: Request, found: Explained, snapshot: TenantSnapshot, agen
         "dimensions": chosen.dimensions,
         "cost_per_million_tokens": None if price is None else usd_text(price),
         "estimated_cost": usd_text(chosen.held_nano),
-        "is_within_quota": room.takes(tokens=chosen.held_tokens, usd=usd_from_nano(chosen.held_nano)),
-        "quota_remaining": None if room.tokens is None else int(room.tokens),
+        "is_within_quota": room.takes(tokens=chosen.held_tokens, nano=chosen.held_nano),
+        "quota_remaining": room.tokens,
         "metadata": {
             "is_default": configured.is_default,
             "priority": configured.priority,

@@ -81,7 +81,7 @@ def change_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts])
 
 
 @transaction.atomic
-def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: Mapping[str, Any]) -> Agent:
+def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: object) -> Agent:
     """Replaces all preferences. A refusal names the field as it stands in `preferences`."""
     tenant_changed(tenant_id)
     row = _held(tenant_id, agent_id)
@@ -155,7 +155,7 @@ def _apply(row: Agent, facts: AgentFacts) -> None:
     row.full_clean(validate_unique=False, validate_constraints=False)
 
 
-def _checked(tenant_id: UUID, raw: Mapping[str, Any], *, within: str) -> Preferences:
+def _checked(tenant_id: UUID, raw: object, *, within: str) -> Preferences:
     found = rules.parse(raw, within=within)
     rules.check_models(found, names_of_models(tenant_id), within=within)
     return found

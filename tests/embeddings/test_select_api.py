@@ -121,6 +121,16 @@ def test_what_is_left_comes_from_the_ledger(acme: Party) -> None:
     assert (answer["quota_remaining"], answer["is_within_quota"]) == (880, True)
 
 
+def test_limits_of_the_key_count_for_that_key_alone(acme: Party, mint: Callable[..., str], as_key: Any) -> None:
+    small, _ = acme.api.get("/api/v1/tenant-models").json()["results"]
+    limit = {"scope": "key", "scope_id": str(acme.key_id), "measure": "requests", "period": "month", "amount": "1"}
+    assert acme.api.post("/api/v1/limits", limit).status_code == 201
+    assert acme.api.post(SELECT, {}).json()["is_within_quota"] is True
+    use(acme, small["model_id"], key_id=acme.key_id)
+    assert acme.api.post(SELECT, {}).json()["is_within_quota"] is False
+    assert as_key(mint(acme.id, "models:read")).post(SELECT, {}).json()["is_within_quota"] is True
+
+
 def test_an_agents_own_budget_counts(acme: Party) -> None:
     add_crawler(acme, monthly_budget_usd="0.00002")
     (small, _) = acme.api.get("/api/v1/tenant-models").json()["results"]
@@ -226,6 +236,14 @@ def test_what_a_key_may_not_use_it_is_not_offered(acme: Party, mint: Callable[..
     assert names(bound.post(SELECT, {})) == ["large", "small"]
     refused = [bound.get(MODELS), bound.post(SELECT, {"agent_id": "crawler"})]
     assert {(each.status_code, each.json()["code"]) for each in refused} == {(403, "key_not_permitted")}
+
+
+def test_a_key_may_be_bound_to_an_agent_that_has_not_come_yet(
+    acme: Party, mint: Callable[..., str], as_key: Any
+) -> None:
+    bound = as_key(mint(acme.id, "models:read", agent_id="later"))
+    assert names(bound.post(SELECT, {})) == ["small", "large"]
+    assert bound.get(f"{AGENTS}/later/models").status_code == 404
 
 
 def test_looking_needs_its_scope_and_a_tenant(
