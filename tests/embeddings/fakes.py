@@ -10,6 +10,8 @@ import numpy as np
 
 from billing.ledger import CallRecord, UsageRecord
 from core.errors import LedgerUnavailable
+from embeddings import breaker as rules
+from embeddings.breaker import Admission, Breaker, Force, Outcome, Permit, Report, Settings
 from providers.base import EmbedAnswer, EmbedCall, Endpoint, EndpointRefused, Vectors
 from providers.failures import FailureKind, ProviderFailure
 
@@ -111,3 +113,53 @@ def failing(kind: FailureKind, **words: object) -> Behaviour:
 def broken(call: EmbedCall) -> EmbedAnswer:
     """A defect in an adapter."""
     raise IndexError("a defect of an adapter")
+
+
+class FakeBoard:
+    """The breakers of one process alone, by the real rules, at once, on a clock that the test owns."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.now = 1_800_000_000_000
+        self.breakers: dict[str, Breaker] = {}
+        self.forces: dict[str, Force] = {}
+        self.reports: list[tuple[str, Outcome]] = []
+        self._permits = 0
+
+    def admit(self, route: str) -> Admission:
+        return rules.admission(self.breaker(route), rules.force_on(route, self.forces), self.now, self.settings)
+
+    async def probe(self, route: str) -> Permit | None:
+        self._permits += 1
+        force = rules.force_on(route, self.forces)
+        permit = Permit(route, str(self._permits))
+        value = None if force else rules.leased(self.breaker(route), permit.id, self.now, self.settings)
+        if value is None:
+            return Permit(route) if self.admit(route) is rules.GO else None
+        self.breakers[route] = value
+        return permit
+
+    def report(
+        self,
+        route: str,
+        outcome: Outcome,
+        ms: float,
+        *,
+        retry_after_s: float | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        self.reports.append((route, outcome))
+        wait_ms = None if retry_after_s is None else retry_after_s * 1000
+        report = Report(self.now, ms, outcome, wait_ms, permit.id if permit is not None else "")
+        self.breakers[route] = rules.after(self.breaker(route), report, self.settings)
+
+    def release(self, permit: Permit) -> None:
+        self.report(permit.route, Outcome.CALLER, 0.0, permit=permit)
+
+    async def force(self, pattern: str, state: Force | None) -> None:
+        self.forces.pop(pattern, None)
+        if state is not None:
+            self.forces[pattern] = state
+
+    def breaker(self, route: str) -> Breaker:
+        return self.breakers.get(route, Breaker())
