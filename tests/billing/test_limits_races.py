@@ -87,7 +87,7 @@ def test_256_callers_get_exactly_what_the_limit_allows(
 def again_until_used_up(acme: Party, valkey: EmbeddedValkey, terms: LimitTerms, cost: int, rest: Any) -> None:
     """After the leases, everything that is unspent can be spent, and nothing beyond."""
     rest(acme.id)
-    crowd = Crowd(valkey.url(0), [terms], tenant_id=acme.id, cost=cost, requests=40, lease_s=LEASE_S)
+    crowd = Crowd(valkey.url(0), [terms], tenant_id=acme.id, cost=cost, requests=6, lease_s=LEASE_S)
     crowd.go()
     found = crowd.results()
     assert found["unavailable"] == 0
@@ -99,7 +99,7 @@ def test_redis_flushed_three_times_never_lets_too_much_through(
     acme: Party, valkey: EmbeddedValkey, bring_to_rest: Any
 ) -> None:
     terms = limit(acme.id, "tokens", "day", 5_003)
-    crowd = Crowd(valkey.url(0), [terms], tenant_id=acme.id, cost=5, requests=30, pause_s=0.02, lease_s=LEASE_S)
+    crowd = Crowd(valkey.url(0), [terms], tenant_id=acme.id, cost=5, requests=8, pause_s=0.02, lease_s=LEASE_S)
     client = redis.from_url(valkey.url(0))
     crowd.go()
     for enough in (100, 200, 300):
