@@ -32,8 +32,8 @@ def whose(tenant_id: UUID | None) -> Q:
 
 
 def told(*, kinds: Collection[str], since: datetime, tenant_id: UUID | None = None) -> list[Told]:
-    """Alerts of these kinds, of one tenant or of everybody: those of periods that began since then, and what is unresolved
-    from before."""
+    """Alerts of these kinds, of one tenant or of everybody: those of periods that began since then, and what is
+    unresolved from before."""
     rows = Alert.objects.filter(Q(period_start__gte=since) | ~Q(state=Alert.State.RESOLVED), kind__in=kinds)
     if tenant_id is not None:
         rows = rows.filter(tenant_id=tenant_id)
