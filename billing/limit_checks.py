@@ -19,6 +19,7 @@ from alerts import services as alerts
 from alerts.kinds import Severity
 from alerts.selectors import Told, told
 from billing.models import Limit
+from billing.periods import start_of
 from billing.standing import CALENDAR, LimitStanding, figure, standings
 from billing.thresholds import ALL, judge, kind_of, thresholds_of
 from core.clock import utc_now
@@ -36,8 +37,9 @@ _KINDS: Mapping[Collection[str], Collection[str]] = {
 
 def check(measures: Collection[str], *, now: datetime, tenant_id: UUID | None = None) -> None:
     """Checks the limits of these measures per day and month, of one tenant or of all, and the states of models."""
+    said = _said(measures, now, tenant_id)
     found = standings(tenant_id, now=now, periods=CALENDAR)
-    _check_thresholds(found, measures, tenant_id)
+    _check_thresholds(found, measures, said)
     _check_states(found, tenant_id)
 
 
@@ -48,19 +50,24 @@ def check_soon(tenant_id: UUID) -> None:
 
 def _check_all(tenant_id: UUID) -> None:
     now = utc_now()
+    said = {measures: _said(measures, now, tenant_id) for measures in _KINDS}
     found = standings(tenant_id, now=now, periods=CALENDAR)
     for measures in _KINDS:
-        _check_thresholds(found, measures, tenant_id)
+        _check_thresholds(found, measures, said[measures])
     _check_states(found, tenant_id)
 
 
-def _check_thresholds(found: Iterable[LimitStanding], measures: Collection[str], tenant_id: UUID | None) -> None:
+def _said(measures: Collection[str], now: datetime, tenant_id: UUID | None) -> list[Told]:
+    """To be read before the limits: what is told of one made meanwhile would look like that of one that is gone."""
+    every = (*_KINDS[tuple(measures)], kinds.WOULD_HAVE_REFUSED)
+    return told(kinds=every, since=start_of("month", now), tenant_id=tenant_id)
+
+
+def _check_thresholds(found: Iterable[LimitStanding], measures: Collection[str], rows: Iterable[Told]) -> None:
     known = {str(each.limit_id): each for each in found}
     said: dict[str, list[Told]] = defaultdict(list)
     over: list[UUID] = []
-    since = min((each.period_start for each in known.values()), default=utc_now())
-    every = (*_KINDS[tuple(measures)], kinds.WOULD_HAVE_REFUSED)
-    for each in told(kinds=every, since=since, tenant_id=tenant_id):
+    for each in rows:
         limit = known.get(each.subject)
         if limit is not None and each.period_start == limit.period_start:
             said[each.subject].append(each)
@@ -72,7 +79,7 @@ def _check_thresholds(found: Iterable[LimitStanding], measures: Collection[str],
         if limit.measure not in measures:
             continue
         if limit.mode == Limit.Mode.SHADOW:
-            _check_shadow(limit, said[key])
+            over += _check_shadow(limit, said[key])
         else:
             ended, returned = _check_limit(limit, said[key], chosen[limit.tenant_id])
             over += ended
@@ -122,9 +129,11 @@ def _tell(limit: LimitStanding, threshold: int, covered: Collection[int]) -> Non
     )
 
 
-def _check_shadow(limit: LimitStanding, said: Collection[Told]) -> None:
-    if said or limit.used <= limit.amount:
-        return
+def _check_shadow(limit: LimitStanding, said: Collection[Told]) -> list[UUID]:
+    """Tells what is new; returns the alerts from before it became a shadow."""
+    before = [each.alert_id for each in said if each.kind != kinds.WOULD_HAVE_REFUSED and not each.is_resolved]
+    if limit.used <= limit.amount or any(each.kind == kinds.WOULD_HAVE_REFUSED for each in said):
+        return before
     name = _name(limit)
     alerts.raise_alert(
         tenant_id=limit.tenant_id,
@@ -135,6 +144,7 @@ def _check_shadow(limit: LimitStanding, said: Collection[Told]) -> None:
         detail=_figures(limit, name),
         severity=Severity.INFO,
     )
+    return before
 
 
 def _check_states(found: Iterable[LimitStanding], tenant_id: UUID | None) -> None:

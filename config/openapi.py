@@ -43,6 +43,7 @@ _STATUSES = {
     "404": "There is no such thing, or it is another tenant's.",
     "409": "The state of things does not allow it now.",
     "422": "A model did not pass its probes, or the vector space is not the one required.",
+    "429": "Too many of these; `Retry-After` says when it works again.",
     "503": "No model that may answer is usable now; `dropped` says why for each.",
 }
 
@@ -78,4 +79,6 @@ def _possible(path: str, method: str) -> list[str]:
         found.append("422")
     if path == "/api/v1/embedding-models/select":
         found += ["402", "422", "503"]
+    if path.endswith("/alert-channels/{id}/test"):
+        found.append("429")
     return found

@@ -194,6 +194,15 @@ def test_a_shadow_limit_tells_once_what_it_would_have_refused(acme: Party, owner
     assert [state for *_, state in told()] == ["resolved", "open"]
 
 
+def test_a_limit_that_becomes_a_shadow_ends_what_it_told_before(acme: Party) -> None:
+    limit_id = limited(acme)
+    used(DAY, acme.id, tokens=1001)
+    check(DAY)
+    change_limit(tenant_id=acme.id, limit_id=limit_id, mode="shadow")
+    check(DAY)
+    assert told() == [("quota_exceeded", 100, "resolved"), ("would_have_refused", None, "open")]
+
+
 def test_a_limit_of_nothing_that_lets_nothing_through_tells_nothing(acme: Party) -> None:
     limited(acme, amount=0)
     check(DAY)

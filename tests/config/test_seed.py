@@ -14,6 +14,7 @@ from catalog.loading import catalog_version, load_catalog
 from catalog.models import EmbeddingModel
 from catalog.services import change_model, remove_model
 from catalog.upstreams import change_provider
+from config.celery import app
 from config.seed import ADMIN_EMAIL, MODELS, seed
 from core.clock import utc_now
 from core.money import nano_from_usd
@@ -50,6 +51,15 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
     assert said["tenant_id"] == str(Tenant.objects.get().id)
     tasks = {"make_usage_partitions", "forget_claims", "adjust_for_corrections"}
     assert PeriodicTask.objects.filter(task__in=[f"billing.tasks.{each}" for each in tasks], enabled=True).count() == 3
+    minutes = dict(PeriodicTask.objects.exclude(interval=None).values_list("task", "interval__every"))
+    assert minutes == {
+        "alerts.tasks.deliver_due": 1,
+        "billing.tasks.check_budgets": 1,
+        "billing.tasks.check_limits": 1,
+        "billing.tasks.check_provider_excess": 5,
+    }
+    app.loader.import_default_modules()
+    assert minutes.keys() <= app.tasks.keys()
     assert Tenant.objects.get().memberships.get().role == "owner"
 
 
