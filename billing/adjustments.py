@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -86,7 +87,7 @@ def _adjustments(correction: Correction, day: date) -> Iterator[UsageRow]:
     midnight = datetime.combine(day, time(), UTC)
     starts, ends = max(midnight, correction.starts), min(midnight + timedelta(days=1), correction.ends)
     booked_id = _id_at(correction.posted_at)
-    terms = {
+    terms: dict[str, Any] = {
         "right": correction.right,
         "wrong": correction.wrong,
         "model_id": correction.model_id,
