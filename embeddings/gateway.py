@@ -207,6 +207,7 @@ class Gateway:
                 try:
                     parts[number] = await self._call(provider, request, items[part], candidate, call, trace)
                 except ProviderFailure as failure:
+                    failure.index = part.start if part.stop - part.start == 1 else None
                     failures.append(failure)
 
         await asyncio.gather(*(work() for _ in range(min(_PARALLEL_CALLS, len(slices)))))
@@ -351,7 +352,8 @@ def _translated(failure: ProviderFailure, candidate: Candidate, request: Embeddi
     """A provider's failure in our own words: its kind, never its text."""
     deployment, public = candidate.choice.deployment, failure.meaning.public
     if failure.meaning.callers_fault:
-        index = {"index": 0} if request.items == 1 else {}
+        found = 0 if request.items == 1 else failure.index
+        index = {} if found is None else {"index": found}
         return public(f"{deployment.name} refused this input ({failure.kind.value}).", param="input", extra=index)
     return public(
         f"{deployment.name} at {deployment.provider} failed ({failure.kind.value}).",

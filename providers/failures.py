@@ -80,6 +80,7 @@ class ProviderFailure(Exception):
         self.status = status
         self.retry_after = retry_after  # seconds, as the vendor asked for
         self.upstream_id = upstream_id
+        self.index: int | None = None  # of the text in the request, where the gateway knows which one it was
 
     @property
     def meaning(self) -> Meaning:
