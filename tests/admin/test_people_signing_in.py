@@ -64,6 +64,7 @@ def test_wrong_passwords_and_unknown_accounts_are_answered_alike(user: User) -> 
     assert "Too many tries" in shown(guess(10, "nobody@acme.test"))
 
 
+@pytest.mark.slow
 def test_guessing_from_many_addresses_waits_at_most_half_a_minute(user: User, clock: Any) -> None:
     assert "Too many tries. Wait 1 second," in shown(guess(ACCOUNT.free + 1, user.email))
     for _ in range(12):
@@ -97,6 +98,7 @@ def test_an_address_that_tries_many_accounts_waits_longer_and_longer(db: None, c
     assert "15 minutes" in waits[-1]
 
 
+@pytest.mark.slow
 def test_what_an_address_is_refused_does_not_count_against_the_account(user: User, throttles: Throttle) -> None:
     thief = {"REMOTE_ADDR": "198.51.100.1"}
     for number in range(ADDRESS.free):
