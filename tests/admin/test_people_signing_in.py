@@ -38,6 +38,13 @@ def guess(times: int, email: str, address: str = "203.0.113.{n}") -> Any:
     return answers[-1]
 
 
+@pytest.mark.django_db
+def test_who_came_to_the_sign_in_page_by_itself_is_led_to_the_dashboard(client: Client) -> None:
+    person("ada@acme.example", is_operator=True)
+
+    assert sign_in(client, "ada@acme.example").headers["Location"] == "/admin/"
+
+
 def test_the_session_gets_a_new_key_and_safe_flags(user: User, client: Client) -> None:
     session = client.session
     session["planted"] = "before"
