@@ -13,11 +13,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 
 from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
@@ -202,7 +202,7 @@ class Door:
             return claim.status, [*claim.headers, _REPLAYED], claim.body
         try:
             status, headers, body = await self._serve(
-                request, replace(call, claim_id=claim.id, free=claim.is_charged), seen
+                request, msgspec.structs.replace(call, claim_id=claim.id, free=claim.is_charged), seen
             )
         except BaseException:  # whatever it was, the key may be tried again
             await self._claims.forget(claim)
