@@ -2,10 +2,10 @@
 
 Owns the exchange and the reports not pushed yet; `breaker.py` decides, `breaker_copies.py` keeps the copies,
 `breaker_wire.py` names what stands in Redis. A call asks (`admit`, a look into a dictionary) and tells how it ended
-(`report`); neither waits for Redis. Good calls are pushed four times a second, bad ones at once: the reports are laid on
-the shared value by the rules, and that is written back only if nobody wrote in between; else the same again on the newer
-one. What changed is published on `breaker_wire.CHANNEL`, which the runtime's listener passes to `apply`; a poll each
-second finds what was missed. Only a probe waits for Redis, since its bound holds over all processes.
+(`report`); neither waits for Redis. Good calls are pushed four times a second, bad ones at once: the reports are laid
+on the shared value by the rules, and that is written back only if nobody wrote in between; else the same again on the
+newer one. What changed is published on `breaker_wire.CHANNEL`, which the runtime's listener passes to `apply`; a poll
+each second finds what was missed. Only a probe waits for Redis, since its bound holds over all processes.
 
 Times are the processes' own (`clock`, Unix milliseconds), not Redis': they are compared with windows, leases and open
 times of seconds, and machines kept to the same time differ by milliseconds; by how much they differ, such a time is
@@ -186,8 +186,9 @@ class Board:
     async def tidy(self) -> None:
         """Forgets routes that nobody has called for long, here and in Redis."""
         now = self._clock()
-        for copy in [c for c in self._copies if c.is_plain and c.used_at < now - wire.FORGET_MS]:
-            if copy.push is None and not copy.pending and not copy.is_ahead:
+        for copy in self._copies:
+            is_idle = copy.used_at < now - wire.FORGET_MS and wire.is_forgotten(copy.value, now)
+            if is_idle and copy.push is None and not copy.pending and not copy.is_ahead:
                 self._copies.forget(copy)
                 self._waiting.discard(copy.name)
         try:
@@ -204,7 +205,7 @@ class Board:
 
     def breaker(self, route: str) -> Breaker:
         """The local copy, for tests and pages."""
-        return (self._copies.find(route)).value
+        return self._copies.find(route).value
 
     def statistics(self) -> dict[str, int]:
         copies = self._copies
@@ -229,7 +230,7 @@ class Board:
     # Without Redis
 
     def _go_alone(self, copy: Copy, reports: list[Report]) -> None:
-        copy.alone = self._trimmed([*copy.alone, *reports])
+        copy.alone = [*copy.alone, *reports][-self.settings.window_calls :]  # older ones told `value` what they had to
         copy.is_ahead = True
         self._waiting.add(copy.name)
         self._copies.set(copy, self._after(copy.value, reports), decided_here=True)
