@@ -53,7 +53,7 @@ class VectorCache:
         most_local_bytes: int,
         local_ttl_s: float = LOCAL_TTL_S,
         patience_s: float = 0.1,
-        most_writing_bytes: int = 8 * 1024 * 1024,
+        most_writing_bytes: int = 4 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipe = pipe
@@ -85,13 +85,16 @@ class VectorCache:
         """
         now = self._clock()
         found: list[Vector | None] = [_vector(self._local.get(key, now), dimensions) for key in keys]
-        if full_keys and None in found:
-            for index in _gaps(found):
+        gaps = _gaps(found)
+        if gaps and full_keys:
+            for index in gaps:
                 raw = self._local.get(full_keys[index], now)
                 found[index] = self._cut(keys[index], raw, full_dimensions, dimensions, now)
-        if None in found and self._pipe.is_up and now >= self._resting_until:
-            await self._fetch(found, keys, dimensions, full_keys, full_dimensions)
-        self._count(model, found)
+            gaps = _gaps(found)
+        if gaps and self._pipe.is_up and now >= self._resting_until:
+            await self._fetch(found, gaps, keys, dimensions, full_keys, full_dimensions)
+            gaps = _gaps(found)
+        self._count(model, len(found) - len(gaps), len(gaps))
         return found
 
     def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
@@ -127,13 +130,13 @@ class VectorCache:
     async def _fetch(
         self,
         found: list[Vector | None],
+        gaps: list[int],
         keys: Sequence[bytes],
         dimensions: int,
         full_keys: Sequence[bytes],
         full_dimensions: int,
     ) -> None:
         """Fills the gaps from Redis: with one MGET, or several one after the other where much is asked."""
-        gaps = _gaps(found)
         each_bytes = 4 * (dimensions + (full_dimensions if full_keys else 0))
         at_once = max(1, _MOST_READ_BYTES // max(1, each_bytes))
         last_moment = self._clock() + 3 * self._patience_s  # however many there are
@@ -188,9 +191,7 @@ class VectorCache:
         if future.cancelled() or future.exception() is not None:
             self._unwritten += 1
 
-    def _count(self, model: str, found: list[Vector | None]) -> None:
-        misses = found.count(None) if None in found else 0
-        hits = len(found) - misses
+    def _count(self, model: str, hits: int, misses: int) -> None:
         self._hits += hits
         self._misses += misses
         if hits:
