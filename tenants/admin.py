@@ -62,7 +62,7 @@ class TenantForm(RowForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         now = tenant_settings.parse(self.instance.settings or {})
-        self.initial |= {name: getattr(now, name) for name in SETTINGS}
+        self.initial.update({name: getattr(now, name) for name in SETTINGS})
         for name in ("cache_ttl_s", "cache_hit_cost_per_million_tokens"):
             self.fields[name].required = not self.instance._state.adding  # who adds a tenant is not asked
 

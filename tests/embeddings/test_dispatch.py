@@ -326,7 +326,7 @@ async def test_a_defect_of_ours_is_raised_and_frees_the_slot():
 
 
 @given(st.integers(2, 300), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_bisection_finds_eight_bad_texts_in_few_calls_and_fails_no_good_one(size: int, data: st.DataObject) -> None:
     bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=min(8, size)))
     bisection, calls, passed, failed = bisecting.Bisection(range(size)), 1, list[int](), list[int]()
@@ -532,7 +532,7 @@ async def test_requests_of_one_tenant_gather_while_it_has_a_call_under_way():
     st.integers(1, 12),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_request_gets_its_own_vectors_or_its_own_failure(story, slots, cap, mixes) -> None:
     async def run() -> None:
         vendor = Vendor(bad=lambda text: text.startswith("bad"))
