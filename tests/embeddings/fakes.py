@@ -12,6 +12,8 @@ from billing.ledger import CallRecord, UsageRecord
 from core.errors import LedgerUnavailable
 from embeddings import breaker as rules
 from embeddings.breaker import Admission, Breaker, Force, Outcome, Permit, Report, Settings
+from embeddings.cache import Vector
+from providers.answers import check_vectors
 from providers.base import EmbedAnswer, EmbedCall, Endpoint, EndpointRefused, Vectors
 from providers.failures import FailureKind, ProviderFailure
 
@@ -86,6 +88,38 @@ class FakeObserver:
 
     def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None:
         self.told.append((tenant, usage, list(calls)))
+
+
+class FakeCache:
+    """Vectors in a dictionary, for ever."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, Vector] = {}
+        self.lives: dict[bytes, int] = {}
+
+    async def get(
+        self,
+        keys: Sequence[bytes],
+        dimensions: int,
+        *,
+        full_keys: Sequence[bytes] = (),
+        full_dimensions: int = 0,
+        model: str = "",
+    ) -> list[Vector | None]:
+        found = [self._of(key, dimensions) for key in keys]
+        for index, key in enumerate(full_keys):
+            full = self._of(key, full_dimensions)
+            if found[index] is None and full is not None:
+                found[index] = check_vectors(full[None], count=1, width=dimensions, cut=True)[0]
+        return found
+
+    def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
+        for key, vector in zip(keys, vectors, strict=True):
+            self.kept[key], self.lives[key] = vector.copy(), ttl_s
+
+    def _of(self, key: bytes, dimensions: int) -> Vector | None:
+        vector = self.kept.get(key)
+        return vector if vector is not None and len(vector) == dimensions else None
 
 
 def vectors_for(inputs: Sequence[str] | Sequence[Sequence[int]], width: int) -> Vectors:
