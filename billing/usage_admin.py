@@ -133,7 +133,7 @@ class LedgerAdmin(TenantScoped[Any]):
 
     @admin.display(description="took")
     def took(self, row: Any) -> str:
-        return f"{row.latency_ms:,.1f} ms"
+        return f"{row.latency_ms:,.1f}\u00a0ms"
 
     @admin.display(description="tokens")
     def shown_tokens(self, row: Any) -> str:
@@ -223,7 +223,7 @@ class UsageRowAdmin(LedgerAdmin):
 
     @admin.display(description="of it, the provider")
     def provider_took(self, row: UsageRow) -> str:
-        return f"{row.provider_latency_ms:,.1f} ms"
+        return f"{row.provider_latency_ms:,.1f}\u00a0ms"
 
     @admin.display(description="calls")
     def calls(self, row: UsageRow) -> str:
