@@ -12,6 +12,10 @@ from billing.ledger import CallRecord, UsageRecord
 from core.errors import LedgerUnavailable
 from embeddings import breaker as rules
 from embeddings.breaker import Admission, Breaker, Force, Outcome, Permit, Report, Settings
+from embeddings.cache import Vector
+from embeddings.latency import Latencies
+from embeddings.records import Attempt
+from providers.answers import check_vectors
 from providers.base import EmbedAnswer, EmbedCall, Endpoint, EndpointRefused, Vectors
 from providers.failures import FailureKind, ProviderFailure
 
@@ -84,8 +88,42 @@ class FakeObserver:
     def __init__(self) -> None:
         self.told: list[tuple[str, UsageRecord, Sequence[CallRecord]]] = []
 
-    def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None:
+    def finished(
+        self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord], attempts: Sequence[Attempt] = ()
+    ) -> None:
         self.told.append((tenant, usage, list(calls)))
+
+
+class FakeCache:
+    """Vectors in a dictionary, for ever."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, Vector] = {}
+        self.lives: dict[bytes, int] = {}
+
+    async def get(
+        self,
+        keys: Sequence[bytes],
+        dimensions: int,
+        *,
+        full_keys: Sequence[bytes] = (),
+        full_dimensions: int = 0,
+        model: str = "",
+    ) -> list[Vector | None]:
+        found = [self._of(key, dimensions) for key in keys]
+        for index, key in enumerate(full_keys):
+            full = self._of(key, full_dimensions)
+            if found[index] is None and full is not None:
+                found[index] = check_vectors(full[None], count=1, width=dimensions, cut=True)[0]
+        return found
+
+    def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
+        for key, vector in zip(keys, vectors, strict=True):
+            self.kept[key], self.lives[key] = vector.copy(), ttl_s
+
+    def _of(self, key: bytes, dimensions: int) -> Vector | None:
+        vector = self.kept.get(key)
+        return vector if vector is not None and len(vector) == dimensions else None
 
 
 def vectors_for(inputs: Sequence[str] | Sequence[Sequence[int]], width: int) -> Vectors:
@@ -124,6 +162,7 @@ class FakeBoard:
         self.breakers: dict[str, Breaker] = {}
         self.forces: dict[str, Force] = {}
         self.reports: list[tuple[str, Outcome]] = []
+        self.latencies: Latencies[str] = Latencies()
         self._permits = 0
 
     def admit(self, route: str) -> Admission:
@@ -149,6 +188,8 @@ class FakeBoard:
         permit: Permit | None = None,
     ) -> None:
         self.reports.append((route, outcome))
+        if outcome is Outcome.OK:
+            self.latencies.add(route, ms, self.now / 1000)
         wait_ms = None if retry_after_s is None else retry_after_s * 1000
         report = Report(self.now, ms, outcome, wait_ms, permit.id if permit is not None else "")
         self.breakers[route] = rules.after(self.breaker(route), report, self.settings)
