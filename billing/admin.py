@@ -125,7 +125,9 @@ class TenantModelAdmin(TenantScoped[TenantModel]):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TenantModel]:
-        return super().get_queryset(request).select_related("model__provider").prefetch_related("model__prices")
+        # With a selection of its own a list does not add `list_select_related` any more.
+        related = ("tenant", *self.list_select_related)
+        return super().get_queryset(request).select_related(*related).prefetch_related("model__prices")
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
+
 MEASURES = ("requests", "tokens", "usd")
 # Lua counts in doubles: up to here every integer is itself. 9,000,000 USD are as many nano-dollars.
 MOST = 9_000_000_000_000_000
@@ -33,8 +35,7 @@ class LimitTerms:
         return self.period == "minute"
 
 
-@dataclass(frozen=True, slots=True)
-class HoldAsk:
+class HoldAsk(msgspec.Struct, frozen=True, gc=False):
     """What one request may use at most, on the limits that apply to it."""
 
     tenant_id: UUID

@@ -140,13 +140,6 @@ class LedgerAdmin(TenantScoped[Any]):
     def shown_tokens(self, row: Any) -> str:
         return "–" if row.tokens is None else f"{row.tokens:,}"
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
-    ) -> HttpResponse:
-        named = {"subtitle": object_id} | (extra_context or {})  # the rows have no name of their own
-        answer: HttpResponse = super().change_view(request, object_id, form_url, named)
-        return answer
-
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         try:
             with transaction.atomic():

@@ -30,22 +30,30 @@ _FORBIDDEN_NAMES = ("metadata.google.internal", "metadata.goog", "metadata", "in
 _NAT64 = ip_network("64:ff9b::/96")
 
 
-def check_base_url(base_url: str) -> None:
-    """Raises `InvalidRequest` for what is no plain http(s) address or leads to a metadata service. Resolves names."""
+def check_base_url(base_url: str, *, name: str = "base_url", param: str = "base_url") -> None:
+    """Raises `InvalidRequest` for what is no plain http(s) address or leads to a metadata service. Resolves names.
+    `name` is what the message calls the address, `param` the field that it came in."""
+    why = _fault(base_url)
+    if why:
+        raise InvalidRequest(f"`{name}` {why}.", param=param)
+
+
+def _fault(base_url: str) -> str:
     try:
         url = urlsplit(base_url)
         host, port = url.hostname, url.port or 0
     except ValueError as error:
-        raise _refused(f"is no address: {error}") from error
+        return f"is no address: {error}"
     if url.scheme not in ("http", "https") or not host or not base_url.isascii() or not base_url.isprintable():
-        raise _refused("must look like https://host[:port][/path]")
+        return "must look like https://host[:port][/path]"
     if url.username is not None or "?" in base_url or "#" in base_url or " " in base_url:
-        raise _refused("must not carry a user, a query, a fragment or a space; credentials go into `secret`")
+        return "must not carry a user, a query, a fragment or a space; credentials go into `secret`"
     name = host.rstrip(".").lower()
     if name in _FORBIDDEN_NAMES or name.endswith(tuple(f".{each}" for each in _FORBIDDEN_NAMES)):
-        raise _refused("leads to a cloud's metadata service")
+        return "leads to a cloud's metadata service"
     if any(_is_forbidden(address) for address in _addresses(name, port)):
-        raise _refused("leads to a link-local address or a cloud's metadata service")
+        return "leads to a link-local address or a cloud's metadata service"
+    return ""
 
 
 def _addresses(host: str, port: int) -> list[IPv4Address | IPv6Address]:
@@ -63,7 +71,3 @@ def _is_forbidden(address: IPv4Address | IPv6Address) -> bool:
         if address in _NAT64:
             inner = IPv4Address(int(address) & 0xFFFF_FFFF)
     return any(each is not None and each in network for each in (address, inner) for network in _FORBIDDEN)
-
-
-def _refused(why: str) -> InvalidRequest:
-    return InvalidRequest(f"`base_url` {why}.", param="base_url")

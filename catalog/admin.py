@@ -25,7 +25,7 @@ from unfold.widgets import (
 )
 
 from catalog import connection_tests, model_admin, upstreams
-from catalog.admin_base import Dialog, HouseAdmin, RowForm, ShownRows
+from catalog.admin_base import Dialog, HouseAdmin, RowForm, ShownRows, is_operator, posted
 from catalog.admin_looks import TONES, when
 from catalog.models import Provider, ProviderCredential, VectorSpace
 from core.clock import utc_now
@@ -41,6 +41,7 @@ _SECRETS = {
     "api_key": "API key",
     "aws_access_key_id": "AWS access key id",
     "aws_secret_access_key": "AWS secret access key",
+    "aws_session_token": "AWS session token (of temporary keys only)",
     "service_account": "Service account (the JSON file's text)",
 }
 
@@ -122,6 +123,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
     }
     inlines = (CredentialRows,)
     actions_detail = ("test_connection", "add_credential", "remove_credential")
+    ordering = ("slug",)  # counting drops the rows' own
     fieldsets = (
         (None, {"fields": ("slug", "kind", "is_enabled")}),
         (
@@ -196,7 +198,9 @@ class ProviderAdmin(HouseAdmin[Provider]):
         row = self.get_object(request, object_id)
 
         def act(given: dict[str, Any]) -> str:
-            added = upstreams.add_credential(slug=row.slug, secret=given["secret"], label=given["label"])
+            added = upstreams.add_credential(
+                slug=row.slug, secret=given["secret"], label=given["label"], by_operator=is_operator(request)
+            )
             return f"{added} was added."
 
         dialog = Dialog(
@@ -207,12 +211,12 @@ class ProviderAdmin(HouseAdmin[Provider]):
             "credentials that are enabled.",
             "Add credential",
         )
-        return self.ask(request, row, dialog, act, CredentialForm(request.POST or None, kind=Kind(row.kind)))
+        return self.ask(request, row, dialog, act, CredentialForm(posted(request), kind=Kind(row.kind)))
 
     @action(description="Remove credential", icon="key_off", permissions=["change"])
     def remove_credential(self, request: HttpRequest, object_id: str) -> HttpResponse:
         row = self.get_object(request, object_id)
-        form = WhichCredential(request.POST or None)
+        form = WhichCredential(posted(request))
         form.fields["credential"].choices = [(str(each.id), str(each)) for each in row.credentials.all()]  # type: ignore[attr-defined]
 
         def act(given: dict[str, Any]) -> str:
@@ -299,6 +303,7 @@ class VectorSpaceAdmin(HouseAdmin[VectorSpace]):
     list_display = ("slug", "epoch", "models_count", "created")
     search_fields = ("slug",)
     search_help_text = "Name of a space"
+    ordering = ("slug",)  # counting drops the rows' own
     fields = ("slug", "epoch", "created_at")
     inlines = (ModelsOfSpace,)
 

@@ -96,8 +96,8 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[object]], *, empty: str)
     if not cells:
         return format_html('<p class="text-font-subtle-light dark:text-font-subtle-dark">{}</p>', empty)
     return format_html(
-        '<div class="overflow-x-auto"><table class="w-full text-sm"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
-        "</div>",
+        '<div class="overflow-x-auto w-full" style="contain: inline-size"><table class="w-full text-sm">'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
         format_html_join("", '<th class="px-3 py-2 text-left font-semibold">{}</th>', ((each,) for each in heads)),
         format_html_join(
             "", '<tr class="border-t border-base-200 dark:border-base-800">{}</tr>', ((each,) for each in cells)

@@ -201,7 +201,7 @@ class ProviderViews(GenericViewSet[Provider]):
     lookup_value_converter = "slug"
 
     def _shown_as(self, request: Request) -> type[serializers.BaseSerializer[Any]]:
-        return ProviderFields if request.user.is_operator else ProviderGlimpse  # type: ignore[union-attr]
+        return ProviderFields if _is_operator(request) else ProviderGlimpse
 
     def list(self, request: Request) -> Response:
         rows = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
@@ -213,13 +213,13 @@ class ProviderViews(GenericViewSet[Provider]):
     def create(self, request: Request) -> Response:
         fields = NewProvider(data=request.data)
         fields.is_valid(raise_exception=True)
-        row = upstreams.add_provider(**fields.validated_data)
+        row = upstreams.add_provider(**fields.validated_data, by_operator=_is_operator(request))
         return Response(ProviderFields(upstreams.find_provider(row.slug)).data, status=201)
 
     def partial_update(self, request: Request, slug: str) -> Response:
         fields = ProviderFields(upstreams.find_provider(slug), data=request.data, partial=True)
         fields.is_valid(raise_exception=True)
-        upstreams.change_provider(slug=slug, **fields.validated_data)
+        upstreams.change_provider(slug=slug, **fields.validated_data, by_operator=_is_operator(request))
         return Response(ProviderFields(upstreams.find_provider(slug)).data)
 
     def destroy(self, request: Request, slug: str) -> Response:
@@ -237,13 +237,18 @@ class ProviderViews(GenericViewSet[Provider]):
     def add_credential(self, request: Request, slug: str) -> Response:
         fields = NewCredential(data=request.data)
         fields.is_valid(raise_exception=True)
-        return Response(CredentialFields(upstreams.add_credential(slug=slug, **fields.validated_data)).data, status=201)
+        row = upstreams.add_credential(slug=slug, **fields.validated_data, by_operator=_is_operator(request))
+        return Response(CredentialFields(row).data, status=201)
 
     @extend_schema(summary="Forget a credential", responses={204: None})
     @action(detail=True, methods=["delete"], url_path="credentials/<uuid:credential_id>")
     def remove_credential(self, request: Request, slug: str, credential_id: UUID) -> Response:
         upstreams.remove_credential(slug=slug, credential_id=credential_id)
         return Response(status=204)
+
+
+def _is_operator(request: Request) -> bool:
+    return bool(request.user.is_operator)  # type: ignore[union-attr]
 
 
 def _flag(request: Request, name: str, *, default: bool) -> bool:

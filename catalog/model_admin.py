@@ -22,7 +22,7 @@ from unfold.widgets import (
 )
 
 from catalog import lifecycle, services
-from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, ShownRows, is_operator
+from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, ShownRows, is_operator, posted
 from catalog.admin_looks import TONES, money, per_million, when
 from catalog.models import Capability, EmbeddingModel, Price, State, name_rule
 from catalog.selectors import price_now
@@ -30,6 +30,10 @@ from core.clock import utc_now
 
 SHOWN_TO_TENANTS = (State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED)
 _FROZEN = ("name", "identifier", "dimensions")  # in a released row; its space as well
+_ABILITIES = (
+    (Capability.DIMENSIONS.value, "The provider takes a width"),
+    (Capability.MATRYOSHKA.value, "Vectors may be cut shorter"),
+)
 _DETAILS = (
     "allowed_dimensions",
     "max_tokens",
@@ -58,7 +62,7 @@ class ModelForm(RowForm):
         help_text="Other widths that may be asked for, with commas between; tell below how they come about.",
     )
     capabilities = forms.MultipleChoiceField(
-        required=False, choices=Capability.choices, widget=UnfoldAdminCheckboxSelectMultipleWidget
+        required=False, choices=_ABILITIES, widget=UnfoldAdminCheckboxSelectMultipleWidget
     )
     cost_per_million_tokens = Decimals(
         label="Price in USD per million tokens",
@@ -282,7 +286,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
             f"The model is {row.state}. Tenants that use it see the change within a second.",
             "Move",
         )
-        return self.ask(request, row, dialog, act, MoveForm(request.POST or None, row=row))
+        return self.ask(request, row, dialog, act, MoveForm(posted(request), row=row))
 
     @action(description="Add price", icon="payments", permissions=["change"])
     def add_price(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -299,7 +303,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
             "counts. What was charged before stays as it was; a correction adds rows for the difference.",
             "Add price",
         )
-        return self.ask(request, row, dialog, act, PriceForm(request.POST or None))
+        return self.ask(request, row, dialog, act, PriceForm(posted(request)))
 
 
 @admin.register(Price)

@@ -1,7 +1,9 @@
 """The only writer of providers and of the platform's credentials there.
 
-Decides which secrets a kind of provider takes, which caps it starts with, and which addresses it may have. Every
-function is one transaction and tells the data plane after its commit. Secrets are sealed here and never read back.
+Decides which secrets a kind of provider takes, which caps it starts with, and which addresses it may have. A Vertex
+service account names the address that its holder asks for tokens (`token_uri`); one that is not Google's is an
+operator's to give, because the web workers would call it from inside our network. Every function is one transaction
+and tells the data plane after its commit. Secrets are sealed here and never read back.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from catalog.models import EmbeddingModel, Provider, ProviderCredential, State, 
 from catalog.publishing import catalog_changed
 from core.errors import AlreadyExists, InUse, InvalidRequest, NotFound
 from providers.base import Kind
+from providers.vertex_tokens import TOKEN_URI, token_uri_of
 
 # What each kind takes as `secret`: every alternative is a whole credential.
 SECRETS: Mapping[Kind, tuple[frozenset[str], ...]] = {
@@ -62,10 +65,16 @@ class ProviderSettings(TypedDict, total=False):
 
 
 def add_provider(
-    *, slug: str, kind: str, secret: Mapping[str, str] | None = None, **settings: Unpack[ProviderSettings]
+    *,
+    slug: str,
+    kind: str,
+    secret: Mapping[str, str] | None = None,
+    by_operator: bool = False,
+    **settings: Unpack[ProviderSettings],
 ) -> Provider:
     """A new provider, with its first credential if a secret is given."""
     _check_address(settings)  # resolves a name: outside the transaction
+    _check_service_account(secret, by_operator)
     items, tokens = CAPS.get(Kind(kind), _DEFAULT_CAPS)
     settings.setdefault("max_items", items)
     settings.setdefault("max_tokens_per_call", tokens)
@@ -84,10 +93,15 @@ def add_provider(
 
 
 def change_provider(
-    *, slug: str, secret: Mapping[str, str] | None = None, **settings: Unpack[ProviderSettings]
+    *,
+    slug: str,
+    secret: Mapping[str, str] | None = None,
+    by_operator: bool = False,
+    **settings: Unpack[ProviderSettings],
 ) -> Provider:
     """Changes what is given. A secret takes the place of all credentials; `add_credential` adds one to rotate over."""
     _check_address(settings)
+    _check_service_account(secret, by_operator)
     with transaction.atomic():
         row = _locked(slug)
         for name, value in settings.items():
@@ -114,11 +128,14 @@ def remove_provider(*, slug: str) -> None:
     catalog_changed()
 
 
-@transaction.atomic
-def add_credential(*, slug: str, secret: Mapping[str, str], label: str = "") -> ProviderCredential:
+def add_credential(
+    *, slug: str, secret: Mapping[str, str], label: str = "", by_operator: bool = False
+) -> ProviderCredential:
     """One more credential to rotate over."""
-    credential = _add_credential(_locked(slug), secret, label)
-    catalog_changed()
+    _check_service_account(secret, by_operator)
+    with transaction.atomic():
+        credential = _add_credential(_locked(slug), secret, label)
+        catalog_changed()
     return credential
 
 
@@ -148,6 +165,21 @@ def _locked(slug: str) -> Provider:
 def _check_address(settings: ProviderSettings) -> None:
     if settings.get("base_url"):
         check_base_url(settings["base_url"])
+
+
+def _check_service_account(secret: Mapping[str, str] | None, by_operator: bool) -> None:
+    text, param = (secret or {}).get("service_account"), "secret.service_account"
+    if not text:
+        return
+    try:
+        token_uri = token_uri_of(text)
+    except ValueError as error:
+        raise InvalidRequest(f"This cannot be used: {error}. Was the JSON file copied whole?", param=param) from error
+    if token_uri == TOKEN_URI:
+        return
+    if not by_operator:
+        raise InvalidRequest(f"Its `token_uri` is not {TOKEN_URI}: only an operator may give such a one.", param=param)
+    check_base_url(token_uri, name="token_uri", param=param)
 
 
 def _check(row: Provider) -> None:

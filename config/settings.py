@@ -201,6 +201,8 @@ LOGGING = {
     },
 }
 
+LOGIN_REDIRECT_URL = "admin:index"  # for who came to the sign-in page by itself
+
 UNFOLD = {
     "SITE_TITLE": "Quiver",
     "SITE_HEADER": "Quiver",

@@ -5,6 +5,10 @@ Owns the Prometheus objects. Several processes share them through files (`PROMET
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -60,6 +64,15 @@ breaker_state = Gauge(
 breaker_transitions = Counter(
     "circuit_breaker_transitions_total", "Changes of breakers' states.", ["provider", "model", "region", "to"]
 )
+
+
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """The same as `observe` for each value, with one write for each bucket: a write goes to a shared file, and five of
+    them for every request are a tenth of its cost."""
+    counts = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
+    histogram._sum.inc(sum(values))
+    for bucket, count in counts.items():
+        histogram._buckets[bucket].inc(count)
 
 
 class BoundedLabel:

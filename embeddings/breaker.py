@@ -309,15 +309,24 @@ def _judged(breaker: Breaker, report: Report, settings: Settings) -> Breaker:
     kind = _Kind.OK if report.ms <= settings.slow_ms else _Kind.SLOW
     if report.outcome is Outcome.FAILED:
         kind = _Kind.FAILED
-    window = list(breaker.window)
-    # By time, since processes tell of good calls later than of bad ones; of one moment, in the order told.
-    insort(window, Mark(report.at, int(kind)), key=_time)
-    oldest = window[-1].at - settings.window_ms
-    kept = tuple(mark for mark in window[-settings.window_calls :] if mark.at > oldest)
-    reason = _too_bad([mark.kind for mark in kept], settings) if kind is not _Kind.OK else ""
+    window = _with_mark(breaker.window, Mark(report.at, int(kind)), settings)
+    reason = _too_bad([mark.kind for mark in window], settings) if kind is not _Kind.OK else ""
     if reason:
         return _opened(breaker, report.at, reason, settings)
-    return msgspec.structs.replace(breaker, window=kept)
+    return msgspec.structs.replace(breaker, window=window)
+
+
+def _with_mark(window: tuple[Mark, ...], mark: Mark, settings: Settings) -> tuple[Mark, ...]:
+    """By time, since processes tell of good calls later than of bad ones; of one moment, in the order told."""
+    if not window or mark.at >= window[-1].at:
+        window = (*window, mark)
+    else:
+        sorted_in = list(window)
+        insort(sorted_in, mark, key=_time)
+        window = tuple(sorted_in)
+    window = window[-settings.window_calls :]
+    oldest = window[-1].at - settings.window_ms
+    return window if window[0].at > oldest else tuple(mark for mark in window if mark.at > oldest)
 
 
 def _time(mark: Mark) -> int:

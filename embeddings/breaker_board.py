@@ -1,11 +1,11 @@
 """The breakers of all routes as one process sees them: a local copy of what all processes share through Redis.
 
-Owns the copy, the reports not pushed yet, and the exchange; `breaker.py` decides, `breaker_wire.py` names what stands
-in Redis. A call asks (`admit`, a look into a dictionary) and tells how it ended (`report`); neither waits for Redis.
-Good calls are pushed four times a second, bad ones at once: the reports are laid on the shared value by the rules, and
-that is written back only if nobody wrote in between; else the same again on the newer one. What changed is published on
-`breaker_wire.CHANNEL`, which the runtime's listener passes to `apply`; a poll each second finds what was missed. Only a
-probe waits for Redis, since its bound holds over all processes.
+Owns the exchange and the reports not pushed yet; `breaker.py` decides, `breaker_copies.py` keeps the copies,
+`breaker_wire.py` names what stands in Redis. A call asks (`admit`, a look into a dictionary) and tells how it ended
+(`report`); neither waits for Redis. Good calls are pushed four times a second, bad ones at once: the reports are laid
+on the shared value by the rules, and that is written back only if nobody wrote in between; else the same again on the
+newer one. What changed is published on `breaker_wire.CHANNEL`, which the runtime's listener passes to `apply`; a poll
+each second finds what was missed. Only a probe waits for Redis, since its bound holds over all processes.
 
 Times are the processes' own (`clock`, Unix milliseconds), not Redis': they are compared with windows, leases and open
 times of seconds, and machines kept to the same time differ by milliseconds; by how much they differ, such a time is
@@ -24,7 +24,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 
 import hiredis
 import msgspec
@@ -34,7 +33,7 @@ from core.clock import unix_ms
 from embeddings import breaker as rules
 from embeddings import breaker_wire as wire
 from embeddings.breaker import GO, Admission, Breaker, Force, Outcome, Permit, Report, Settings, State
-from embeddings.breaker_metrics import BreakerMetrics
+from embeddings.breaker_copies import Change, Copies, Copy
 from embeddings.latency import Latencies
 
 log = logging.getLogger(__name__)
@@ -45,33 +44,6 @@ _TIDY_EVERY_S = 600.0
 _MOST_TRIES = 50  # of one push against others; one of all that try gets through each time
 _CLOSING_S = 0.5
 _AWAY = (RedisAway, hiredis.ReplyError)  # a refusal (loading, read-only, out of memory) is no better than silence
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A route is in another state now. Every process hears it; in one of them it was decided."""
-
-    route: str
-    old: State
-    new: State
-    reason: str
-    is_decided_here: bool
-
-
-@dataclass(slots=True)
-class _Copy:
-    """One route here."""
-
-    name: str
-    value: Breaker = field(default_factory=Breaker)
-    seen: bytes = b""  # what Redis held when last heard of: `value`, unless that is ahead
-    force: Force | None = None
-    is_plain: bool = True
-    pending: list[Report] = field(default_factory=list)  # neither in Redis nor in `value`
-    alone: list[Report] = field(default_factory=list)  # in `value`, not in Redis
-    is_ahead: bool = False  # `value` holds what Redis does not
-    push: asyncio.Task[None] | None = None
-    used_at: int = 0
 
 
 class Board:
@@ -85,12 +57,9 @@ class Board:
         self._pipe = pipe
         self._clock = clock
         self._process = secrets.token_hex(6)
-        self._copies: dict[str, _Copy] = {}
+        self._copies = Copies(clock)
         self._waiting: set[str] = set()  # routes with something to push
-        self._forces: dict[str, Force] = {}
         self._revision: bytes | None = None
-        self._listeners: list[Callable[[Change], None]] = []
-        self._metrics = BreakerMetrics()
         self._loops: list[asyncio.Task[None]] = []
         self._counts = Counter[str]()
 
@@ -110,25 +79,25 @@ class Board:
         if self._pipe.is_up:
             await asyncio.wait([asyncio.ensure_future(self.flush())], timeout=_CLOSING_S)
             ignore(self._pipe.call("HDEL", wire.FIGURES_KEY, self._process))
-        pushes = [copy.push for copy in self._copies.values() if copy.push is not None]
+        pushes = [copy.push for copy in self._copies if copy.push is not None]
         for push in pushes:
             push.cancel()
         await asyncio.gather(*pushes, return_exceptions=True)
 
     def on_change(self, listener: Callable[[Change], None]) -> None:
         """Calls it on every change, on the loop: it must not block."""
-        self._listeners.append(listener)
+        self._copies.listeners.append(listener)
 
     def admit(self, route: str) -> Admission:
         """Whether a call may go now, may not, or needs a permit (`probe`)."""
-        copy = self._copies.get(route) or self._meet(route)
+        copy = self._copies.by_route.get(route) or self._copies.find(route)
         if copy.is_plain:
             return GO
         return rules.admission(copy.value, copy.force, self._clock(), self.settings)
 
     async def probe(self, route: str) -> Permit | None:
         """Leave for one call where `admit` said ASK, or None. A permit must come back, with `report` or `release`."""
-        copy = self._copies.get(route) or self._meet(route)
+        copy = self._copies.find(route)
         if copy.force is not None:
             return Permit(route) if self.admit(route) is GO else None
         self._counts["asked"] += 1
@@ -153,7 +122,7 @@ class Board:
         permit: Permit | None = None,
     ) -> None:
         """How a call that was admitted ended."""
-        copy = self._copies.get(route) or self._meet(route)
+        copy = self._copies.find(route)
         now = copy.used_at = self._clock()
         is_good = outcome is Outcome.OK
         if is_good:
@@ -168,7 +137,7 @@ class Board:
             self._go_alone(copy, self._taken(copy))
         elif not is_good or permit_id or ms > self.settings.slow_ms:
             if outcome is Outcome.CAPACITY:  # not even the next call may go
-                self._set(copy, rules.after(copy.value, copy.pending[-1], self.settings), decided_here=True)
+                self._copies.set(copy, rules.after(copy.value, copy.pending[-1], self.settings), decided_here=True)
             self._push_soon(copy)
         elif len(copy.pending) > 2 * self.settings.window_calls:
             copy.pending = self._trimmed(copy.pending)
@@ -184,10 +153,11 @@ class Board:
             return
         if message.field.startswith(wire.FORCE_MARK):
             pattern, forced = message.field.removeprefix(wire.FORCE_MARK), wire.force(message.value)
-            self._hold({k: v for k, v in self._forces.items() if k != pattern} | ({pattern: forced} if forced else {}))
+            others = {name: state for name, state in self._copies.forces.items() if name != pattern}
+            self._copies.hold(others | ({pattern: forced} if forced else {}))
             return
-        copy = self._copies.get(message.field) or self._meet(message.field)
-        self._adopt(copy, message.value, wire.breaker(message.value), decided_here=False)
+        copy = self._copies.find(message.field)
+        self._copies.adopt(copy, message.value, wire.breaker(message.value), decided_here=False)
 
     async def force(self, pattern: str, state: Force | None) -> None:
         """Holds all routes that fit at a state, in all processes, until it is taken back with None."""
@@ -197,7 +167,7 @@ class Board:
     async def flush(self) -> None:
         """Pushes what waits; returns when it has arrived, or Redis is away."""
         if self._pipe.is_up:
-            await asyncio.gather(*(self._push_soon(self._copies[route]) for route in tuple(self._waiting)))
+            await asyncio.gather(*(self._push_soon(self._copies.find(route)) for route in tuple(self._waiting)))
 
     async def poll(self) -> None:
         """Reads what changed, if anything did, and writes down this process's latencies."""
@@ -216,11 +186,11 @@ class Board:
     async def tidy(self) -> None:
         """Forgets routes that nobody has called for long, here and in Redis."""
         now = self._clock()
-        for copy in [c for c in self._copies.values() if c.is_plain and c.used_at < now - wire.FORGET_MS]:
-            if copy.push is None and not copy.pending and not copy.is_ahead:
-                del self._copies[copy.name]
+        for copy in self._copies:
+            is_idle = copy.used_at < now - wire.FORGET_MS and wire.is_forgotten(copy.value, now)
+            if is_idle and copy.push is None and not copy.pending and not copy.is_ahead:
+                self._copies.forget(copy)
                 self._waiting.discard(copy.name)
-                self._metrics.forget(copy.name)
         try:
             held = wire.held(wire.pairs(await self._pipe.call("HGETALL", wire.KEY)))
             for name, blob in held.routes.items():
@@ -231,14 +201,14 @@ class Board:
 
     def states(self) -> dict[str, State]:
         """Every route met here, as the world sees it."""
-        return {copy.name: rules.effective(copy.value, copy.force) for copy in self._copies.values()}
+        return {copy.name: rules.effective(copy.value, copy.force) for copy in self._copies}
 
     def breaker(self, route: str) -> Breaker:
         """The local copy, for tests and pages."""
-        return (self._copies.get(route) or self._meet(route)).value
+        return self._copies.find(route).value
 
     def statistics(self) -> dict[str, int]:
-        copies = self._copies.values()
+        copies = self._copies
         return {
             "routes": len(copies),
             "not_closed": sum(state is not State.CLOSED for state in self.states().values()),
@@ -257,56 +227,15 @@ class Board:
             except Exception:
                 log.exception("breaker: a beat failed")  # and the next one comes
 
-    # The local copy
-
-    def _meet(self, route: str) -> _Copy:
-        copy = self._copies[route] = _Copy(route, used_at=self._clock())
-        copy.force = rules.force_on(route, self._forces)
-        copy.is_plain = copy.force is None
-        self._metrics.show(route, rules.effective(copy.value, copy.force))
-        return copy
-
-    def _set(self, copy: _Copy, value: Breaker, *, decided_here: bool) -> None:
-        old, copy.value = copy.value, value
-        copy.is_plain = rules.is_plain(value, copy.force)
-        before, now = rules.effective(old, copy.force), rules.effective(value, copy.force)
-        if before is not now:
-            self._tell(Change(copy.name, before, now, value.reason, decided_here))
-
-    def _adopt(self, copy: _Copy, blob: bytes, value: Breaker, *, decided_here: bool) -> None:
-        """Takes over what Redis holds, unless something newer is here."""
-        if copy.is_ahead or value.version <= copy.value.version:
-            return
-        copy.seen = blob
-        self._set(copy, value, decided_here=decided_here)
-
-    def _hold(self, forces: dict[str, Force]) -> None:
-        self._forces = forces
-        for copy in self._copies.values():
-            old, copy.force = copy.force, rules.force_on(copy.name, forces)
-            copy.is_plain = rules.is_plain(copy.value, copy.force)
-            before, now = rules.effective(copy.value, old), rules.effective(copy.value, copy.force)
-            if before is not now:
-                reason = "let go by an operator" if copy.force is None else f"held {copy.force} by an operator"
-                self._tell(Change(copy.name, before, now, reason, False))
-
-    def _tell(self, change: Change) -> None:
-        self._metrics.show(change.route, change.new)
-        if change.is_decided_here:
-            self._metrics.count(change.route, change.new)
-            log.warning("breaker: %s is %s: %s", change.route, change.new.name.lower(), change.reason)
-        for listener in self._listeners:
-            listener(change)
-
     # Without Redis
 
-    def _go_alone(self, copy: _Copy, reports: list[Report]) -> None:
-        copy.alone = self._trimmed([*copy.alone, *reports])
+    def _go_alone(self, copy: Copy, reports: list[Report]) -> None:
+        copy.alone = [*copy.alone, *reports][-self.settings.window_calls :]  # older ones told `value` what they had to
         copy.is_ahead = True
         self._waiting.add(copy.name)
-        self._set(copy, self._after(copy.value, reports), decided_here=True)
+        self._copies.set(copy, self._after(copy.value, reports), decided_here=True)
 
-    def _probe_alone(self, copy: _Copy, permit: Permit) -> Permit | None:
+    def _probe_alone(self, copy: Copy, permit: Permit) -> Permit | None:
         if copy.value.state is State.CLOSED:
             return Permit(copy.name)
         value = rules.leased(copy.value, permit.id, self._clock(), self.settings)
@@ -314,7 +243,7 @@ class Board:
             return None
         copy.is_ahead = True
         self._waiting.add(copy.name)
-        self._set(copy, value, decided_here=True)
+        self._copies.set(copy, value, decided_here=True)
         return permit
 
     # With Redis
@@ -322,27 +251,27 @@ class Board:
     def _take(self, held: wire.Held) -> None:
         """The whole hash. What is here but not there, or newer here than there, was lost there: it is pushed again."""
         self._revision = held.revision
-        self._hold(dict(held.forces))
+        self._copies.hold(dict(held.forces))
         for name, blob in held.routes.items():
-            copy, value = self._copies.get(name) or self._meet(name), wire.breaker(blob)
+            copy, value = self._copies.find(name), wire.breaker(blob)
             if value.version <= copy.value.version and blob != copy.seen:
                 self._lost(copy, blob)
-            self._adopt(copy, blob, value, decided_here=False)
-        for copy in self._copies.values():
+            self._copies.adopt(copy, blob, value, decided_here=False)
+        for copy in self._copies:
             if copy.name not in held.routes and copy.value.version:
                 self._lost(copy, b"")
 
-    def _lost(self, copy: _Copy, blob: bytes) -> None:
+    def _lost(self, copy: Copy, blob: bytes) -> None:
         copy.seen, copy.is_ahead = blob, True
         self._waiting.add(copy.name)
 
-    def _push_soon(self, copy: _Copy) -> asyncio.Task[None]:
+    def _push_soon(self, copy: Copy) -> asyncio.Task[None]:
         """One push of a route at a time; the one that runs takes along what comes meanwhile."""
         if copy.push is None:
             copy.push = asyncio.get_running_loop().create_task(self._push(copy), name="breaker-push")
         return copy.push
 
-    async def _push(self, copy: _Copy) -> None:
+    async def _push(self, copy: Copy) -> None:
         reports: list[Report] = []
         try:
             while copy.pending or copy.is_ahead:
@@ -356,7 +285,7 @@ class Board:
         finally:
             copy.push = None
 
-    async def _exchange(self, copy: _Copy, reports: list[Report]) -> bool:
+    async def _exchange(self, copy: Copy, reports: list[Report]) -> bool:
         """Lays reports, and what was learnt alone, on the shared value. False: others were quicker every time."""
         alone, blob = copy.alone, copy.seen
         for _ in range(_MOST_TRIES):
@@ -370,11 +299,11 @@ class Board:
             copy.is_ahead = bool(copy.alone)
             if value.version >= copy.value.version and not copy.is_ahead:
                 copy.seen = blob
-                self._set(copy, value, decided_here=value.state is not shared.state)
+                self._copies.set(copy, value, decided_here=value.state is not shared.state)
             return True
         return False
 
-    async def _probe_shared(self, copy: _Copy, permit: Permit) -> Permit | None:
+    async def _probe_shared(self, copy: Copy, permit: Permit) -> Permit | None:
         blob = copy.seen
         try:
             for _ in range(_MOST_TRIES):
@@ -382,12 +311,12 @@ class Board:
                 value = self._base(copy, shared)
                 leased = rules.leased(value, permit.id, self._clock(), self.settings)
                 if leased is None:
-                    self._adopt(copy, blob, shared, decided_here=False)
+                    self._copies.adopt(copy, blob, shared, decided_here=False)
                     return Permit(copy.name) if self.admit(copy.name) is GO else None
                 blob, is_mine = await self._swap(copy.name, blob, shared, leased)
                 if is_mine:
                     is_change = leased.state is not shared.state
-                    self._adopt(copy, blob, wire.breaker(blob), decided_here=is_change)
+                    self._copies.adopt(copy, blob, wire.breaker(blob), decided_here=is_change)
                     return permit
         except asyncio.CancelledError:
             self.release(permit)  # it may have been leased
@@ -415,7 +344,7 @@ class Board:
             return answer, False
         return written, True
 
-    def _base(self, copy: _Copy, shared: Breaker) -> Breaker:
+    def _base(self, copy: Copy, shared: Breaker) -> Breaker:
         """The shared value, with what was learnt alone, or was lost there."""
         is_behind = shared.version < copy.value.version
         return rules.joined(shared, copy.value) if copy.is_ahead or is_behind else shared
@@ -425,7 +354,7 @@ class Board:
             value = rules.after(value, report, self.settings)
         return value
 
-    def _taken(self, copy: _Copy) -> list[Report]:
+    def _taken(self, copy: Copy) -> list[Report]:
         taken, copy.pending = self._trimmed(copy.pending), []
         return taken
 

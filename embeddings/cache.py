@@ -65,6 +65,7 @@ class VectorCache:
         self._clock = clock
         self._resting_until = -math.inf
         self._writing_bytes = 0  # sent to Redis, not confirmed
+        self._counted: dict[str, tuple[int, int]] = {}  # by model: hits and misses not written down yet
         self._hits = 0
         self._misses = 0
         self._unwritten = 0
@@ -91,7 +92,7 @@ class VectorCache:
                 found[index] = self._cut(keys[index], raw, full_dimensions, dimensions, now)
         if _has_gaps(found) and self._pipe.is_up and now >= self._resting_until:
             await self._fetch(found, keys, dimensions, full_keys, full_dimensions)
-        self._count(model, found)
+        self._note(model, found)
         return found
 
     def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
@@ -188,15 +189,22 @@ class VectorCache:
         if future.cancelled() or future.exception() is not None:
             self._unwritten += 1
 
-    def _count(self, model: str, found: list[Vector | None]) -> None:
+    def count(self) -> None:
+        """Writes down hits and misses."""
+        counted, self._counted = self._counted, {}
+        for model, (hits, misses) in counted.items():
+            if hits:
+                metrics.cache_hits.labels(model).inc(hits)
+            if misses:
+                metrics.cache_misses.labels(model).inc(misses)
+
+    def _note(self, model: str, found: list[Vector | None]) -> None:
         misses = sum(vector is None for vector in found)
         hits = len(found) - misses
         self._hits += hits
         self._misses += misses
-        if hits:
-            metrics.cache_hits.labels(model).inc(hits)
-        if misses:
-            metrics.cache_misses.labels(model).inc(misses)
+        before = self._counted.get(model, (0, 0))
+        self._counted[model] = (before[0] + hits, before[1] + misses)
 
 
 class _Memory:

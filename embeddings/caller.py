@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from embeddings.finding import NO_WISHES
 from embeddings.snapshot import TenantSnapshot
@@ -11,8 +12,7 @@ from tenants.preferences import Preferences
 from tenants.snapshots import KeyGrant
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """`request_id` is a UUIDv7 made of `created_ms`."""
 
     request_id: str

@@ -99,10 +99,6 @@ class Computing:
     ) -> ProviderFailure | None:
         """One turn on one route. What came is kept, also when something failed; returns what failed."""
         started, deployment = time.monotonic(), candidate.choice.deployment
-        admission = self._board.admit(route_key(endpoint, deployment.identifier))
-        if admission.verdict is Verdict.NOT_NOW:
-            work.trace.tried(candidate, FailureKind.NOT_NOW.value, started)
-            return ProviderFailure(FailureKind.NOT_NOW, admission.reason, retry_after=admission.retry_after_s)
         items, counts = gathered.pick(mine)
         part = await self._dispatch.submit(
             self._dispatch.lane(

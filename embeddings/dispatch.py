@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from catalog.deployments import Deployment
 from core import metrics
+from core.metrics import observe_all
 from embeddings.batching import Batch, Queue
 from embeddings.calls import LEAST_TIME_S, CallShare, Items, Part, Send, Sent, SharedCall, Ticket, Upstream
 from providers.base import Endpoint, InputType
@@ -34,8 +35,8 @@ class _Pool:
     """The slots of one provider."""
 
     queue: Queue[Ticket]
-    observe_items: Callable[[float], None]
-    observe_wait: Callable[[float], None]
+    items: list[float] = field(default_factory=list)  # of calls since the figures were written down
+    waits: list[float] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     wakes_at: float = 0.0
 
@@ -162,14 +163,19 @@ class Dispatcher:
             }
         return found
 
+    def count(self) -> None:
+        """Writes down how large calls were and how long their texts waited."""
+        for slug, pool in self._pools.items():
+            items, waits, pool.items[:], pool.waits[:] = list(pool.items), list(pool.waits), [], []
+            if items:
+                observe_all(metrics.batch_items.labels(slug), items)
+            if waits:
+                observe_all(metrics.batch_wait_seconds.labels(slug), waits)
+
     def _pool(self, slug: str) -> _Pool:
         pool = self._pools.get(slug)
         if pool is None:
-            pool = self._pools[slug] = _Pool(
-                Queue(slots=1),
-                metrics.batch_items.labels(slug).observe,
-                metrics.batch_wait_seconds.labels(slug).observe,
-            )
+            pool = self._pools[slug] = _Pool(Queue(slots=1))
         return pool
 
     def _pump(self, pool: _Pool, now: float) -> None:
@@ -198,8 +204,8 @@ class Dispatcher:
             for piece in pieces:
                 if piece.job.deadline < last and piece.job.timer is None:
                     self._watch(piece.job, now)
-        pool.observe_wait(now - first)
-        call = SharedCall(batch, self._send, clock=self._clock, observe_items=pool.observe_items)
+        pool.waits.append(now - first)
+        call = SharedCall(batch, self._send, clock=self._clock, observe_items=pool.items.append)
         task = asyncio.get_running_loop().create_task(self._carry(pool, batch, call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -8,10 +8,12 @@ limits, breakers and the cache come in when a request is really made. Latencies 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from core.money import usd_text
 from embeddings import preferring, selection
@@ -45,7 +47,7 @@ def explain(
     the agent rules out."""
     asked = preferring.narrowed(request, preferences)
     question = selection.question(asked, allowed_models, is_ordered=request.strategy != "priority")
-    question = replace(question, task_type=asked.task_type)
+    question = msgspec.structs.replace(question, task_type=asked.task_type)
     plan = selection.plan(question, snapshot, now, preferences)
     tokenizers = {entry.choice.deployment.tokenizer for entry in plan.entries}
     chain = selection.rank(

@@ -12,6 +12,8 @@ from datetime import datetime
 from math import inf
 from uuid import UUID
 
+import msgspec
+
 from core import errors
 from embeddings import preferring
 from embeddings.requests import Fallback, Strategy
@@ -23,8 +25,7 @@ NO_WISHES = Preferences()
 _BY: Mapping[Strategy, str] = {"cost": "by price", "latency": "by latency", "quality": "by quality"}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What of a request decides the configured part of its chain; equal questions to one snapshot have one plan."""
 
     model: str | None

@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
+
+import msgspec
 
 from billing.ledger import UsageRecord
 from billing.limit_terms import HoldAsk, LimitTerms, Refused
@@ -52,8 +53,7 @@ _PLAN_KEPT_S = 300.0
 _MOST_PLANS = 1000  # of one snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     deployment: Deployment
     dimensions: int
     vectors: Vectors

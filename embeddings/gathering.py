@@ -6,8 +6,8 @@ Owns the order: a row for each item, duplicates computed once. Where vectors com
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +25,7 @@ def place_of(candidate: Candidate) -> tuple[str, int, int]:
     return deployment.space, deployment.epoch, candidate.dimensions
 
 
-@dataclass(slots=True)
-class Gathered:
+class Gathered(msgspec.Struct, gc=False):
     """`names[i]` is the cache's name of `items[i]`; equal names are one text."""
 
     place: tuple[str, int, int]
@@ -34,7 +33,7 @@ class Gathered:
     counts: Sequence[int]  # tokens of each
     names: Sequence[bytes]
     rows: list[Vector | None]
-    failed: dict[int, QuiverError] = field(default_factory=dict)
+    failed: dict[int, QuiverError] = msgspec.field(default_factory=dict)
     cached: int = 0  # items answered without a computation for this request
     cached_tokens: int = 0
 

@@ -13,12 +13,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 import orjson
 
 from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
@@ -33,6 +32,7 @@ from embeddings.gateway import Answer, Gateway
 from embeddings.observing import Observer
 from embeddings.snapshot import TenantSnapshot
 from providers.heavy import off_loop
+from tenants.admission import check_use, key_text
 from tenants.keys import is_well_formed
 from tenants.scopes import Scope, allows
 from tenants.snapshots import KeyGrant
@@ -202,7 +202,7 @@ class Door:
             return claim.status, [*claim.headers, _REPLAYED], claim.body
         try:
             status, headers, body = await self._serve(
-                request, replace(call, claim_id=claim.id, free=claim.is_charged), seen
+                request, msgspec.structs.replace(call, claim_id=claim.id, free=claim.is_charged), seen
             )
         except BaseException:  # whatever it was, the key may be tried again
             await self._claims.forget(claim)
@@ -248,14 +248,11 @@ class Door:
             found = await self._configuration.find(digest)
         key, snapshot = found
         seen.tenant = snapshot.config.slug
-        if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
-            raise errors.InvalidApiKey("This API key has expired.")
+        check_use(key, now=datetime.now(UTC), address=(scope.get("client") or ("",))[0])
         if snapshot.config.is_suspended:
             raise errors.TenantSuspended("This tenant is suspended; its owner can ask the platform's operator why.")
         if not any(allows(key.scopes, wanted) for wanted in any_of):
             raise errors.KeyNotPermitted(f"This key lacks the scope `{any_of[0]}`.")
-        if key.networks and not _is_within(scope.get("client"), key):
-            raise errors.KeyNotPermitted("This key may not be used from this address.")
         return key, snapshot
 
     def _timeout_s(self, headers: RequestHeaders) -> float:
@@ -313,21 +310,12 @@ def _require_method(method: str, wanted: str) -> None:
 
 
 def _credential(headers: RequestHeaders) -> bytes:
-    authorization = headers.get(b"authorization", b"")
-    if authorization[:7].lower() == b"bearer ":
+    authorization, x_api_key = headers.get(b"authorization", b""), headers.get(b"x-api-key")
+    if x_api_key is None and authorization[:7].lower() == b"bearer ":  # nearly always: all that it needs
         return authorization[7:].strip()
-    return headers.get(b"x-api-key", b"")
-
-
-def _is_within(client: tuple[str, int] | None, key: KeyGrant) -> bool:
-    if client is None:
-        return False
-    try:
-        address = ip_address(client[0].partition("%")[0])
-    except ValueError:
-        return False  # a socket without an address is nowhere
-    plain = getattr(address, "ipv4_mapped", None) or address
-    return any(plain in network for network in key.networks)
+    return key_text(
+        authorization=authorization.decode("latin-1"), x_api_key=(x_api_key or b"").decode("latin-1")
+    ).encode("latin-1")
 
 
 def _idempotency_key(headers: RequestHeaders) -> bytes | None:

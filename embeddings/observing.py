@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from uuid import UUID
@@ -22,7 +22,7 @@ import msgspec
 from billing.ledger import CallRecord, Ledger, UsageRecord
 from core import metrics
 from core.clock import unix_ms
-from core.metrics import BoundedLabel
+from core.metrics import BoundedLabel, observe_all
 from core.money import NANO
 from embeddings.records import Attempt
 
@@ -53,9 +53,13 @@ class _Line(msgspec.Struct, tag_field="level", tag="info", gc=False):
 
 
 class Observer:
-    def __init__(self, ledger: Ledger, *, most_tenants: int, log_fd: int = 1) -> None:
+    def __init__(
+        self, ledger: Ledger, *, most_tenants: int, counted: Sequence[Callable[[], None]] = (), log_fd: int = 1
+    ) -> None:
+        """`counted` are called once a period, to write down what they counted themselves."""
         self._ledger = ledger
         self._tenant = BoundedLabel(most_tenants)
+        self._counted = counted
         self._log_fd = log_fd
         self._finished: list[_Finished] = []
         self._encode = msgspec.json.Encoder().encode
@@ -103,6 +107,8 @@ class Observer:
         refused, self._refused = self._refused, []
         self._count_ledger()
         self._count(finished)
+        for write_down in self._counted:
+            write_down()
         for line in refused:
             metrics.requests.labels(self._tenant(line.tenant) if line.tenant else "", "", "", line.status).inc()
         return refused + [
@@ -150,9 +156,7 @@ class Observer:
         for switch, count in switches.items():
             metrics.model_switches.labels(*switch).inc(count)
         for labels, seconds in request_seconds.items():
-            observe = metrics.request_seconds.labels(*labels).observe
-            for value in seconds:
-                observe(value)
+            observe_all(metrics.request_seconds.labels(*labels), seconds)
         for labels, made in calls_made.items():
             _count_calls(*labels, made)
 
@@ -165,10 +169,7 @@ class Observer:
 
 
 def _count_calls(model: str, provider: str, calls: list[CallRecord]) -> None:
-    observe_seconds = metrics.provider_seconds.labels(model, provider).observe
-    observe_items = metrics.batch_items.labels(provider).observe
+    observe_all(metrics.provider_seconds.labels(model, provider), [call.latency_ms / 1000 for call in calls])
     for call in calls:
-        observe_seconds(call.latency_ms / 1000)
-        observe_items(call.items)
         if call.outcome != "ok":
             metrics.errors.labels(model, provider, call.outcome).inc()

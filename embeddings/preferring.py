@@ -8,8 +8,9 @@ what is left follows, is `finding.py` and `selection.py`: nothing here adds a mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from uuid import UUID
+
+import msgspec
 
 from core.errors import InvalidRequest, KeyNotPermitted, NoModelAvailable, QuiverError
 from embeddings.requests import EmbeddingRequest, Strategy
@@ -38,7 +39,7 @@ def missing(snapshot: TenantSnapshot, preferences: Preferences, task_type: str) 
 
 def narrowed(request: EmbeddingRequest, preferences: Preferences) -> EmbeddingRequest:
     """The request as this agent may send it. Raises `InvalidRequest` where it asks for what the agent rules out."""
-    return replace(
+    return msgspec.structs.replace(
         request,
         strategy=_strategy(request.strategy, preferences),
         max_cost_nano=_lower(request.max_cost_nano, preferences.max_cost_per_request_nano),

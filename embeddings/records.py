@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from billing.ledger import REPLAY, CallRecord, UsageRecord
 from core.ids import uuid7_text
@@ -13,8 +14,7 @@ from embeddings.requests import EmbeddingRequest
 from embeddings.selection import Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One candidate that was tried; `outcome` is `ok` or why it gave no answer."""
 
     model: str
@@ -23,20 +23,18 @@ class Attempt:
     ms: float
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(msgspec.Struct, gc=False):
     """What has been tried for one request so far."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    calls: list[CallRecord] = field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
+    calls: list[CallRecord] = msgspec.field(default_factory=list)
 
     def tried(self, candidate: Candidate, outcome: str, started: float) -> None:
         deployment = candidate.choice.deployment
         self.attempts.append(Attempt(deployment.name, deployment.provider, outcome, ms_since(started)))
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a request costs its tenant."""
 
     candidate: Candidate

@@ -6,7 +6,6 @@ Owns the field names of the data plane. Decides nothing about models.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -40,8 +39,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     on_item_error: Literal["fail", "partial"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingRequest:
+class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
     """A checked request. Exactly one of `texts` and `tokens` is not empty."""
 
     texts: list[str]

@@ -106,7 +106,6 @@ class Runtime:
         )
         self.configuration = Configuration(DjangoRows(), poll_s=bounds.poll_s, stale_s=bounds.stale_s)
         self.providers = ProviderPool()
-        self.observer = Observer(self.ledger, most_tenants=bounds.metric_tenants)
         # Vectors go over a pipe of their own: a megabyte of them must not stand before a hold.
         self.pipe = RedisPipe(bounds.redis_url, scripts=(*SCRIPTS, *breaker_wire.SCRIPTS))
         self.vector_pipe = RedisPipe(bounds.redis_url)
@@ -114,6 +113,9 @@ class Runtime:
         self.board = Board(self.pipe)
         self.cache = VectorCache(self.vector_pipe, most_local_bytes=bounds.cache_bytes)
         self.dispatcher = Dispatcher(Sender(self.providers, self.board))
+        self.observer = Observer(
+            self.ledger, most_tenants=bounds.metric_tenants, counted=(self.dispatcher.count, self.cache.count)
+        )
         computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
         self.gateway = Gateway(
             computing=computing,

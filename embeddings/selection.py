@@ -12,10 +12,13 @@ space, or the fallback that the tenant's admin wrote down, and nothing else; its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
+from types import MappingProxyType
 from uuid import UUID
+
+import msgspec
 
 from core import errors
 from core.money import cost_nano
@@ -27,6 +30,8 @@ from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 from providers.base import Kind
 from tenants.preferences import Preferences
+
+_NONE: Mapping[int, errors.QuiverError] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,7 @@ class Plan:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A model that can answer this request. `held_tokens` is an upper bound of what the provider will count."""
 
     choice: Choice
@@ -62,7 +66,7 @@ class Candidate:
     held_tokens: int
     nano_per_million: int
     too_dear: errors.QuiverError | None = None  # for what must be computed; what is in the cache may be answered
-    too_long: Mapping[int, errors.QuiverError] = field(default_factory=dict)  # items that fail alone, by index
+    too_long: Mapping[int, errors.QuiverError] = _NONE  # items that fail alone, by index
 
     @property
     def held_nano(self) -> int:

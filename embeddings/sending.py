@@ -20,6 +20,9 @@ from providers.base import EmbedCall, Endpoint, EndpointRefused, Provider
 from providers.failures import FailureKind, ProviderFailure
 
 
+_NO_MONEY_S = 60.0  # an account without money has it no sooner
+
+
 class ProvidersPort(Protocol):
     def get(self, endpoint: Endpoint) -> Provider: ...
 
@@ -56,7 +59,7 @@ class Sender:
         try:
             sent = await self._call(lane, items, timeout_s)
         except ProviderFailure as failure:
-            self._board.report(route, _outcome(failure), _ms(started), retry_after_s=failure.retry_after, permit=permit)
+            self._board.report(route, _outcome(failure), _ms(started), retry_after_s=_wait(failure), permit=permit)
             raise
         except BaseException:
             if permit is not None:
@@ -97,6 +100,12 @@ def _outcome(failure: ProviderFailure) -> Outcome:
     if failure.kind in (FailureKind.CAPACITY, FailureKind.QUOTA):
         return Outcome.CAPACITY
     return Outcome.FAILED if meaning.unhealthy else Outcome.CALLER
+
+
+def _wait(failure: ProviderFailure) -> float | None:
+    if failure.kind is FailureKind.QUOTA and failure.retry_after is None:
+        return _NO_MONEY_S
+    return failure.retry_after
 
 
 def _ms(started: float) -> float:

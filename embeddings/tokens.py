@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import tiktoken
 
 CL100K, BYTES = "cl100k_base", "bytes"
@@ -23,8 +23,7 @@ _RANKS_FOLDER = Path(__file__).parent / "data"
 VOCABULARY = 100_256  # ids below are text; those above are special, which no text of a caller contains
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request under one tokenizer."""
 
     counts: tuple[int, ...]  # per item: exact, or an upper bound

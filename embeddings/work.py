@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from billing.limits import Hold
 from core.errors import QuiverError
@@ -12,14 +12,13 @@ from embeddings.records import Trace
 from embeddings.requests import EmbeddingRequest
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct, gc=False):
     """One request under way."""
 
     request: EmbeddingRequest
     inputs: Inputs
     call: Call
-    trace: Trace = field(default_factory=Trace)
+    trace: Trace = msgspec.field(default_factory=Trace)
     hold: Hold | None = None
     tokens: int = 0  # counted for what the present candidate computed
     told_tokens: int | None = 0  # of them, what the provider itself said; None: it gave no count

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,8 +77,7 @@ class EndpointRefused(ValueError):
     The message is for operators; it never holds the secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedCall:
+class EmbedCall(msgspec.Struct, frozen=True, gc=False):
     """One upstream call. Either texts or token arrays (cl100k), never mixed; already within the caps."""
 
     identifier: str  # the vendor's id of the model
@@ -87,8 +87,7 @@ class EmbedCall:
     input_type: InputType | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedAnswer:
+class EmbedAnswer(msgspec.Struct, frozen=True, gc=False):
     """What one upstream call gave. `vectors[i]` belongs to `inputs[i]`; its width is the vendor's, unchecked."""
 
     vectors: Vectors

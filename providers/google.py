@@ -5,8 +5,9 @@ list of strings for gemini-embedding-2), so N texts are N requests and anything 
 vector comes at the length that the cut left it and is brought back to unit length here, as Google's guide asks.
 Leaves statuses to `failures`, connections to `http_client`. The API gives no token counts: `tokens` is None.
 
-An input type is sent in Google's words, and nothing where the caller said nothing. gemini-embedding-2 has no task
-types: there the task is part of the prompt, and a text is not ours to rewrite.
+An input type is sent in Google's words; an unstated one is a document, here, at Vertex and at Cohere, because the two
+Googles differ in what they do with none (docs/decisions/0010-an-unstated-input-type-is-a-document.md).
+gemini-embedding-2 has no task types: there the task is part of the prompt, and a text is not ours to rewrite.
 
 Source of the wire: ai.google.dev/api/embeddings, ai.google.dev/gemini-api/docs/embeddings.
 
@@ -145,9 +146,9 @@ def listed_by_sdk(client: genai.Client, embeds: Callable[[types.Model], bool]) -
 
 def task_type(call: EmbedCall) -> str | None:
     """The input type in Google's words, for models that have task types."""
-    if call.input_type is None or call.identifier.startswith("gemini-embedding-2"):
+    if call.identifier.startswith("gemini-embedding-2"):
         return None
-    return TASK_TYPES[call.input_type]
+    return TASK_TYPES[call.input_type or InputType.DOCUMENT]
 
 
 def to_unit_length(vectors: Vectors) -> Vectors:

@@ -3,8 +3,7 @@
 Owns the address of a model and the life of the credential on a call. Requests and answers are `vertex_models.py`,
 access tokens `vertex_tokens.py`.
 
-Where the caller states no input type none is sent, and Vertex then embeds as RETRIEVAL_QUERY, unlike the Gemini API,
-which takes no side. So the same model at the two answers alike only for requests that state an input type.
+The same model answers here as at the Gemini API: the words for input types are `google.task_type`.
 
 Source of the wire: cloud.google.com/vertex-ai/generative-ai/docs/model-reference/text-embeddings-api.
 

@@ -78,8 +78,7 @@ def request_body(call: EmbedCall) -> bytes:
     if method_of(call.identifier) == "embedContent":
         return encode({"content": {"parts": [{"text": texts[0]}]}, "embedContentConfig": options})
     task = task_type(call)
-    fields = {} if task is None else {"task_type": task}
-    return encode({"instances": [{"content": text, **fields} for text in texts], "parameters": options})
+    return encode({"instances": [{"content": text, "task_type": task} for text in texts], "parameters": options})
 
 
 def read_predicted(answer: Answer, count: int) -> tuple[Vectors, int | None]:

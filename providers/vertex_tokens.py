@@ -2,7 +2,7 @@
 
 Owns when a token is asked for: once for all who wait, ahead of its end while the old one still serves. The assertion
 is sent to `token_uri` and is made out to it alone (`aud`), so that whoever else receives one cannot use it at Google.
-Whether a service account may name a `token_uri` of its own is for the control plane to decide.
+Whether a service account may name a `token_uri` of its own is `catalog.upstreams`.
 
 Failure: an endpoint that refuses the account is CREDENTIAL; one that cannot be reached, is busy or answers nonsense
 is UNREACHABLE, because nothing was sent to the model. A token that still holds is used while its renewal fails.
@@ -148,6 +148,14 @@ class AccessTokens:
         claims = {"iss": self._email, "scope": SCOPE, "aud": self._token_uri, "iat": now, "exp": now + LIFETIME_S}
         signed = b".".join(_base64url(msgspec.json.encode(part)) for part in (header, claims))
         return b".".join((signed, _base64url(self._key.sign(signed, PKCS1v15(), SHA256())))).decode()
+
+
+def token_uri_of(service_account: str) -> str:
+    """Where this service account would have us ask for tokens. Raises `ValueError` for one that cannot be used; the
+    message never holds the key."""
+    account = _parsed(service_account)
+    _private_key(account["private_key"])
+    return account["token_uri"] or TOKEN_URI
 
 
 def _word_of(body: bytes) -> str:

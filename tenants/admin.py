@@ -87,6 +87,7 @@ class TenantAdmin(HouseAdmin[Tenant]):
     search_fields = ("name", "slug")
     search_help_text = "Name or slug"
     actions_detail = ("suspend", "unsuspend")
+    ordering = ("slug",)  # counting drops the rows' own
     readonly_fields = ("standing", "created_at")
     fieldsets = (
         (None, {"fields": ("name", "slug", "tier", "standing", "created_at")}),

@@ -37,11 +37,16 @@ def admit(text: str, find: Lookup, *, now: datetime, address: str) -> KeyGrant:
     grant = find(digest(text))
     if grant is None:
         raise InvalidApiKey("This API key is unknown or was revoked.")
+    check_use(grant, now=now, address=address)
+    return grant
+
+
+def check_use(grant: KeyGrant, *, now: datetime, address: str) -> None:
+    """Refuses a known key that has expired, or that is kept to other addresses than this one."""
     if grant.expires_at is not None and grant.expires_at <= now:
         raise InvalidApiKey(f"This API key expired at {grant.expires_at:%Y-%m-%d %H:%M} UTC.")
     if grant.networks and not _is_within(address, grant):
         raise KeyNotPermitted("This API key may not be used from this address.")
-    return grant
 
 
 def _is_within(address: str, grant: KeyGrant) -> bool:

@@ -22,7 +22,7 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from catalog.admin_base import Dialog, RowForm
+from catalog.admin_base import Dialog, RowForm, posted
 from catalog.admin_looks import TONES, code, when, words
 from core.clock import utc_now
 from tenants import minting
@@ -220,7 +220,7 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
             "working for a while, so that your programs can change over.",
             "Rotate",
         )
-        return self.ask(request, row, dialog, act, RotateForm(request.POST or None))
+        return self.ask(request, row, dialog, act, RotateForm(posted(request)))
 
     @action(description="Revoke", icon="key_off", permissions=["act"])
     def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:

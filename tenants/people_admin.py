@@ -50,6 +50,7 @@ class UserAdmin(HouseAdmin[User]):
     search_fields = ("email", "name")
     search_help_text = "E-mail address or name"
     actions_detail = ("reset_password", "deactivate", "activate")
+    ordering = ("email",)  # counting drops the rows' own
     fields = ("email", "name", "standing", "shown_kind", "last_login", "created_at")
     add_fieldsets = (
         (

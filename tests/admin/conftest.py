@@ -1,4 +1,4 @@
-"""A mail server for stories about people, and throttles that nobody else has used."""
+"""Who acts in the admin's stories, a mail server, and throttles that nobody else has used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 
 from tests.admin.people import Mailbox
+from tests.admin.world import browser, furnish
+from tests.conftest import Party
 from tests.fakes.smtp import FakeSmtp
 
 
@@ -53,3 +55,27 @@ def mailbox(settings: Any, committed: Callable[[], Any]) -> Iterator[Mailbox]:
         settings.QUIVER = settings.QUIVER.model_copy(update=changes)
         yield Mailbox(smtp, committed)
     app.conf.task_always_eager = False
+
+
+@pytest.fixture
+def furnished(acme: Party, add_model: Callable[..., Any]) -> Party:
+    """A tenant with rows of every kind; another model is in the catalogue, and not configured."""
+    furnish(acme, add_model("small"))
+    add_model("large", dimensions=16)
+    return acme
+
+
+@pytest.fixture
+def owner(furnished: Party) -> Any:
+    """The tenant's owner, in a browser."""
+    from tenants.models import User
+
+    return browser(User.objects.get(email="owner@acme.example"))
+
+
+@pytest.fixture
+def chief(db: None) -> Any:
+    """The platform's operator, in a browser."""
+    from tenants.services import add_user
+
+    return browser(add_user(email="operator@quiver.example", is_operator=True))

@@ -38,6 +38,13 @@ def guess(times: int, email: str, address: str = "203.0.113.{n}") -> Any:
     return answers[-1]
 
 
+@pytest.mark.django_db
+def test_who_came_to_the_sign_in_page_by_itself_is_led_to_the_dashboard(client: Client) -> None:
+    person("ada@acme.example", is_operator=True)
+
+    assert sign_in(client, "ada@acme.example").headers["Location"] == "/admin/"
+
+
 def test_the_session_gets_a_new_key_and_safe_flags(user: User, client: Client) -> None:
     session = client.session
     session["planted"] = "before"
@@ -64,6 +71,7 @@ def test_wrong_passwords_and_unknown_accounts_are_answered_alike(user: User) -> 
     assert "Too many tries" in shown(guess(10, "nobody@acme.test"))
 
 
+@pytest.mark.slow
 def test_guessing_from_many_addresses_waits_at_most_half_a_minute(user: User, clock: Any) -> None:
     assert "Too many tries. Wait 1 second," in shown(guess(ACCOUNT.free + 1, user.email))
     for _ in range(12):
@@ -97,6 +105,7 @@ def test_an_address_that_tries_many_accounts_waits_longer_and_longer(db: None, c
     assert "15 minutes" in waits[-1]
 
 
+@pytest.mark.slow
 def test_what_an_address_is_refused_does_not_count_against_the_account(user: User, throttles: Throttle) -> None:
     thief = {"REMOTE_ADDR": "198.51.100.1"}
     for number in range(ADDRESS.free):

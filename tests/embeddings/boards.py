@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from billing.redis_pipe import RedisPipe
 from embeddings import breaker_wire as wire
 from embeddings.breaker import Outcome, Settings
-from embeddings.breaker_board import Board, Change
+from embeddings.breaker_board import Board
+from embeddings.breaker_copies import Change
 
 NOW = 1_800_000_000_000
 ROUTE = "openai|c1|small|"

@@ -35,6 +35,23 @@ def test_a_key_comes_in_either_header(platform, acme, headers):
     assert platform.embed("", input="a", **headers(acme[1])).status == 200
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda key: {},
+        lambda key: {"Authorization": "Basic cXVpdmVy", "X_API_Key": key},
+        lambda key: {"Authorization": f"Bearer {mistyped(key)}", "X_API_Key": key},
+    ],
+    ids=["none", "another scheme", "two that differ"],
+)
+def test_both_planes_refuse_for_the_same_reason(platform, acme, headers):
+    sent = headers(acme[1])
+    here = platform.ask("POST", "/v1/embeddings", {"input": "a"}, **sent)
+    there = platform.ask("GET", "/api/v1/tenant-models", **sent)
+    assert (here.status, there.status) == (401, 401)
+    assert here.json["error"]["message"] == there.json["detail"]
+
+
 def mistyped(key: str) -> str:
     """With two neighbours in its secret exchanged for others."""
     middle = len(key) // 2

@@ -47,8 +47,11 @@ def invalid(message: str, reason: str = "") -> Refusal:
     return Refusal(400, "INVALID_ARGUMENT", message, reason)
 
 
-def expected_vector(model: str, text: str, dimensions: int | None = None, task: str = "") -> NDArray[Any]:
+def expected_vector(
+    model: str, text: str, dimensions: int | None = None, task: str = "RETRIEVAL_DOCUMENT"
+) -> NDArray[Any]:
     """What a caller of ours gets: narrower vectors brought to unit length."""
+    task = "" if model == GEMINI_2 else task
     return unit(native_vector(model, text, WIDTHS[model], task)[:dimensions])
 
 

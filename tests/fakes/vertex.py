@@ -2,7 +2,8 @@
 
 The token endpoint verifies each assertion with Google's own code; only tokens that it gave out are taken. Switches
 and faults: see `tests.fakes.server`, and here `token_status`, `token_body`, `token_latency_s`, `expires_in` for the
-token endpoint, `truncates` for an answer that admits to a truncation. Without a task Vertex embeds a query.
+token endpoint, `truncates` for an answer that admits to a truncation. Without a task Vertex embeds a query, except with
+gemini-embedding-2, which has no tasks.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ def _private_key() -> rsa.RSAPrivateKey:
 
 
 def expected_vector(
-    model: str, text: str, dimensions: int | None = None, task: str = "RETRIEVAL_QUERY"
+    model: str, text: str, dimensions: int | None = None, task: str = "RETRIEVAL_DOCUMENT"
 ) -> NDArray[Any]:
     """What a caller of ours gets: narrower vectors brought to unit length."""
+    task = "" if model == GEMINI_2 else task
     return unit(native_vector(model, text, WIDTHS[model], task)[:dimensions])
 
 
@@ -191,7 +193,9 @@ class FakeVertex(FakeServer):
         config = payload.get("embedContentConfig", {})
         self._check(texts, truncates=config.get("autoTruncate", True))
         dimensions = None if fault == "ignores_dimensions" else config.get("outputDimensionality")
-        task = config.get("taskType", "RETRIEVAL_QUERY")
+        if "taskType" in config and model == GEMINI_2:
+            raise invalid("Invalid task type.")
+        task = "" if model == GEMINI_2 else config.get("taskType", "RETRIEVAL_QUERY")
         row = native_vector(model, "\n".join(texts), WIDTHS[model], task)[:dimensions].tolist()
         bent = ROW_FAULTS[fault]([row])[:1] if fault in ROW_FAULTS else [row]
         return {

@@ -36,7 +36,9 @@ async def test_one_text_is_asked_for_like_many(endpoint: Endpoint, google: FakeG
     [call] = google.calls
     assert call.path == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
     assert call.headers["x-goog-api-key"] == google.key
-    assert call.body == {"requests": [{"model": f"models/{GEMINI_1}", "content": {"parts": [{"text": "one"}]}}]}
+    content = {"parts": [{"text": "one"}]}
+    asked = {"model": f"models/{GEMINI_1}", "taskType": "RETRIEVAL_DOCUMENT", "content": content}
+    assert call.body == {"requests": [asked]}
     assert (answer.tokens, answer.upstream_id) == (None, "req_1")
 
 
@@ -74,10 +76,11 @@ async def test_narrower_vectors_are_brought_to_unit_length(endpoint: Endpoint, g
         (InputType.CLASSIFICATION, "CLASSIFICATION"),
         (InputType.CLUSTERING, "CLUSTERING"),
         (InputType.SIMILARITY, "SEMANTIC_SIMILARITY"),
+        (None, "RETRIEVAL_DOCUMENT"),
     ],
 )
 async def test_an_input_type_is_sent_in_googles_words(
-    endpoint: Endpoint, google: FakeGoogle, stated: InputType, word: str
+    endpoint: Endpoint, google: FakeGoogle, stated: InputType | None, word: str
 ) -> None:
     call = dataclasses.replace(ONE, input_type=stated)
 
@@ -177,7 +180,8 @@ async def test_a_list_that_nobody_answers_is_unreachable(endpoint: Endpoint) -> 
 async def test_the_sdk_gets_the_same_vector(endpoint: Endpoint, google: FakeGoogle) -> None:
     ours = await GoogleProvider(endpoint).embed(ONE, timeout_s=5)
     with genai.Client(api_key=google.key, http_options=types.HttpOptions(base_url=google.base_url)) as sdk:
-        theirs = sdk.models.embed_content(model=GEMINI_1, contents="one").embeddings or []
+        stated = types.EmbedContentConfig(task_type="RETRIEVAL_DOCUMENT")
+        theirs = sdk.models.embed_content(model=GEMINI_1, contents="one", config=stated).embeddings or []
 
     np.testing.assert_array_equal(ours.vectors[0], np.float32(theirs[0].values))
 

@@ -67,12 +67,14 @@ def test_a_task_and_dimensions(sdk: genai.Client) -> None:
     np.testing.assert_array_equal(np.float32(embedding.values), native_vector(TEXT_5, "one", 768, "CLUSTERING")[:256])
 
 
-@pytest.mark.parametrize("model", [GEMINI_1, GEMINI_2])
-def test_the_sdk_asks_gemini_models_one_text_at_a_time(sdk: genai.Client, vertex: FakeVertex, model: str) -> None:
+@pytest.mark.parametrize(("model", "task"), [(GEMINI_1, "RETRIEVAL_QUERY"), (GEMINI_2, "")])
+def test_the_sdk_asks_gemini_models_one_text_at_a_time(
+    sdk: genai.Client, vertex: FakeVertex, model: str, task: str
+) -> None:
     answer = sdk.models.embed_content(model=model, contents="one")
 
     [embedding] = answer.embeddings or []
-    np.testing.assert_array_equal(np.float32(embedding.values), native_vector(model, "one", 3072, "RETRIEVAL_QUERY"))
+    np.testing.assert_array_equal(np.float32(embedding.values), native_vector(model, "one", 3072, task))
     assert vertex.calls[0].path.endswith(f"{model}:embedContent")
 
 
