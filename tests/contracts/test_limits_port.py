@@ -18,7 +18,7 @@ from billing.refusals import refusal
 from core.errors import BudgetExceeded, LimitsUnavailable, QuotaExceeded, RateLimitExceeded
 from tests.billing.limit_worlds import Worker, ask, limit
 from tests.conftest import make_party
-from tests.embeddings.fake_limits import FakeLimits
+from tests.contracts.limits_in_memory import InMemoryLimits
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -61,7 +61,7 @@ class Subject:
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     has_redis = "without" not in request.param
     if request.param.startswith("fake"):
-        fake = FakeLimits()
+        fake = InMemoryLimits()
         fake.is_redis_up = has_redis
         with asyncio.Runner() as runner:
             yield Subject(fake, runner.run, lambda: None, UUID(int=1), has_redis, False)
@@ -164,7 +164,7 @@ async def _outcome(limits: Any, asked: HoldAsk) -> Hold | Refused:
 
 async def test_nobody_to_ask_is_no_consent() -> None:
     real = Limits("postgresql://nobody@127.0.0.1:1/none", RedisPipe("redis://127.0.0.1:1/0"), lease_s=1.0)
-    fake = FakeLimits()
+    fake = InMemoryLimits()
     fake.is_redis_up = fake.is_postgres_up = False
     hard = LimitTerms(UUID(int=5), "tenant", "", "tokens", "day", "hard", 10)
     soft = LimitTerms(UUID(int=6), "tenant", "", "tokens", "day", "soft", 10)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from billing.limit_terms import LimitTerms
 from catalog.deployments import Deployment, PricePoint
 from core.clock import unix_ms
 from core.ids import uuid7_text
-from embeddings.gateway import Call
+from embeddings.caller import Call
 from embeddings.requests import EmbeddingRequest
 from embeddings.snapshot import Choice, TenantSnapshot
 from providers.base import Endpoint, Kind
+from tenants.preferences import Preferences
 from tenants.settings import TenantSettings
 from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
 
+ACME, MALLORY = UUID(int=1), UUID(int=666)
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
 TWO_CENTS = 20_000_000  # nano-dollars per million tokens
 
@@ -75,19 +79,35 @@ def choice(of: Deployment | None = None, **words: Any) -> Choice:
 
 
 def snapshot(
-    *choices: Choice, tier: str = "standard", unpriced_allowed: bool = False, version: int = 1
+    *choices: Choice,
+    tier: str = "standard",
+    version: int = 1,
+    tenant_id: UUID = ACME,
+    limits: tuple[LimitTerms, ...] = (),
+    agents: Mapping[str, Preferences] | None = None,
+    **settings: Any,
 ) -> TenantSnapshot:
-    """A tenant with these models, the preferred one first."""
+    """A tenant with these models, the preferred one first, and with these settings of its own."""
     config = TenantConfig(
-        tenant_id=UUID(int=1),
+        tenant_id=tenant_id,
         slug="acme",
         tier=tier,
         is_suspended=False,
-        settings=TenantSettings(unpriced_allowed=unpriced_allowed),
+        settings=TenantSettings(**settings),
         version=version,
         models=tuple(c.configured for c in choices),
+        agents=agents or {},
     )
-    return TenantSnapshot(config, 1, choices)
+    return TenantSnapshot(config, 1, choices, limits)
+
+
+def limit(
+    measure: str = "tokens", amount: int = 100, period: str = "month", *, of: Choice | None = None, **words: Any
+) -> LimitTerms:
+    """A hard limit of the tenant, or of one of its models; `amount` in tokens, requests or nano-dollars."""
+    scope, scope_id = ("tenant", "") if of is None else ("model", str(of.configured.tenant_model_id))
+    facts: dict[str, Any] = {"scope": scope, "scope_id": scope_id, "mode": "hard"}
+    return LimitTerms(limit_id=uuid4(), measure=measure, period=period, amount=amount, **{**facts, **words})
 
 
 def grant(**words: Any) -> KeyGrant:

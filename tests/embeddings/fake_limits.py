@@ -1,83 +1,85 @@
-"""The limits' port in memory: the same rule, no Redis, no PostgreSQL."""
+"""A stand-in for the limits, by the real rule: `used + held <= limit`, on all limits or on none."""
 
 from __future__ import annotations
 
-from billing.holds import Hold, refused_by_period, refused_by_rate
+from collections import defaultdict
+from uuid import UUID
+
+from billing.holds import Hold
 from billing.limit_plans import Plan
-from billing.limit_terms import HoldAsk, Standing
-from billing.spending import Fits, Short, Spending, TooFast
+from billing.limit_terms import HoldAsk, Refused, Standing
 from core.errors import LimitsUnavailable
 
 
 class FakeLimits:
-    """One tenant's state for each tenant. `is_redis_up`, `is_postgres_up`: what the real one would find."""
+    """Counters in dictionaries by limit; periods never end."""
 
     def __init__(self) -> None:
-        self.states: dict[object, Spending] = {}
-        self.is_redis_up = True
-        self.is_postgres_up = True
-        self.now_ms: int | None = None  # None: the time of each request
-        self.open: list[Hold] = []
+        self.used: dict[UUID, int] = defaultdict(int)
+        self.held: dict[UUID, int] = defaultdict(int)
+        self.open: set[Hold] = set()
+        self.asks: list[HoldAsk] = []
+        self.settled: list[tuple[int, int, int]] = []  # tokens, nano-dollars, requests; releases are none
+        self.released = 0
+        self.refuses: set[UUID] = set()  # models, by their catalogue id: the first limit of a request says no
+        self.is_up = True
 
     async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold:
+        if not self.is_up:
+            raise LimitsUnavailable("away", retry_after=1)
+        self.asks.append(ask)
         plan = Plan(ask.tenant_id, ask.limits, ask.created_ms)
-        if not (self.is_redis_up or self.is_postgres_up):
-            if plan.has_hard_calendar:
-                raise LimitsUnavailable("down", retry_after=1)
-            return self._held(Hold(plan, tokens=ask.tokens, nano=ask.nano))
-        if not self.is_redis_up:
-            plan = Plan(ask.tenant_id, [each for each in ask.limits if not each.is_rate], ask.created_ms)
-        state = self._state(plan)
-        now_ms = ask.created_ms if self.now_ms is None else self.now_ms
-        name = f"{ask.request_id} {len(self.open)}"
-        words = {"epoch": state.epoch, "tokens": ask.tokens, "nano": ask.nano, "now_ms": now_ms, "lease_ms": 60_000}
-        old = replacing.head if replacing is not None and replacing.is_open else None
-        answer = state.hold(name, plan, replacing=old, **words)  # type: ignore[arg-type]
-        if isinstance(answer, TooFast):
-            raise refused_by_rate(plan, [b"rate", answer.index, answer.wait_ms, answer.used], now_ms)
-        if isinstance(answer, Short):
-            index, _, used = answer.lacking[0]
-            raise refused_by_period(plan, index, used)
-        assert isinstance(answer, Fits)
-        if replacing is not None:
-            replacing.is_open = False
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, left=tuple(map(float, answer.left)))
-        hold.head, hold.held_ms, hold.is_direct = name, now_ms, not self.is_redis_up and plan.is_pooled
-        hold.pool = 1 if plan.is_pooled else None
-        return self._held(hold)
+        given_up = replacing if replacing is not None and replacing.is_open else None
+        left = [terms.amount - self._counted(plan, index, given_up) for index, terms in enumerate(plan.limits)]
+        for index, terms in enumerate(plan.limits):
+            fits = plan.need(index, ask.tokens, ask.nano) <= left[index] and ask.model_id not in self.refuses
+            if terms.is_hard and not fits:
+                wait_s = 7.0 if terms.is_rate else None
+                raise Refused(terms, used=terms.amount - left[index], resets_at=plan.ends[index], retry_after_s=wait_s)
+        if given_up is not None:
+            self.release(given_up)
+        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
+        hold.left = tuple(float(rest - self._take(hold, index)) for index, rest in enumerate(left))
+        self.open.add(hold)
+        return hold
 
     def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None:
-        if hold.is_open and hold.head:
-            self.states[hold.plan.tenant_id].settle(hold.head, tokens=tokens, nano=nano, requests=requests)
-        hold.is_open = False
+        if self._close(hold):
+            self.settled.append((tokens, nano, requests))
+            for index, terms in enumerate(hold.plan.limits):
+                self.used[terms.limit_id] += hold.plan.need(index, tokens, nano, requests)
 
     def release(self, hold: Hold) -> None:
-        self.settle(hold, tokens=0, nano=0, requests=0)
+        self.released += self._close(hold)
 
     async def standing(self, ask: HoldAsk) -> list[Standing]:
         plan = Plan(ask.tenant_id, ask.limits, ask.created_ms)
-        state, stands = self._state(plan), []
-        for terms, field, end in zip(plan.limits, plan.fields, plan.ends, strict=True):
-            if terms.is_rate:
-                used, held = state.rates[field].total if field in state.rates else 0, 0
-            else:
-                found = state.calendars[field]
-                used, held = found.used, found.held
-            stands.append(Standing(terms, used, held, end))
-        return stands
+        return [
+            Standing(terms, self.used[terms.limit_id], self.held[terms.limit_id], plan.ends[index])
+            for index, terms in enumerate(plan.limits)
+        ]
 
     def statistics(self) -> dict[str, int]:
-        return {"active": sum(each.is_open for each in self.open)}
+        return {"active": len(self.open), "held": sum(self.held.values())}
 
-    def _held(self, hold: Hold) -> Hold:
-        self.open.append(hold)
-        return hold
+    def _counted(self, plan: Plan, index: int, without: Hold | None) -> int:
+        limit_id = plan.limits[index].limit_id
+        counted = self.used[limit_id] + self.held[limit_id]
+        for place, terms in enumerate(without.plan.limits if without is not None else ()):
+            if without is not None and terms.limit_id == limit_id:
+                counted -= without.plan.need(place, without.tokens, without.nano)
+        return counted
 
-    def _state(self, plan: Plan) -> Spending:
-        """With all granted that the limits allow."""
-        state = self.states.setdefault(plan.tenant_id, Spending())
-        state.install("", "fake:1")
-        for terms, field in zip(plan.limits, plan.fields, strict=True):
-            if not terms.is_rate:
-                state.credit(state.epoch, field, terms.amount if terms.is_hard else 2**60, 0)
-        return state
+    def _take(self, hold: Hold, index: int) -> int:
+        need = hold.plan.need(index, hold.tokens, hold.nano)
+        self.held[hold.plan.limits[index].limit_id] += need
+        return need
+
+    def _close(self, hold: Hold) -> bool:
+        if not hold.is_open:
+            return False
+        hold.is_open = False
+        self.open.remove(hold)
+        for index, terms in enumerate(hold.plan.limits):
+            self.held[terms.limit_id] -= hold.plan.need(index, hold.tokens, hold.nano)
+        return True

@@ -13,6 +13,8 @@ from core.errors import LedgerUnavailable
 from embeddings import breaker as rules
 from embeddings.breaker import Admission, Breaker, Force, Outcome, Permit, Report, Settings
 from embeddings.cache import Vector
+from embeddings.latency import Latencies
+from embeddings.records import Attempt
 from providers.answers import check_vectors
 from providers.base import EmbedAnswer, EmbedCall, Endpoint, EndpointRefused, Vectors
 from providers.failures import FailureKind, ProviderFailure
@@ -86,7 +88,9 @@ class FakeObserver:
     def __init__(self) -> None:
         self.told: list[tuple[str, UsageRecord, Sequence[CallRecord]]] = []
 
-    def finished(self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord]) -> None:
+    def finished(
+        self, tenant: str, usage: UsageRecord, calls: Sequence[CallRecord], attempts: Sequence[Attempt] = ()
+    ) -> None:
         self.told.append((tenant, usage, list(calls)))
 
 
@@ -158,6 +162,7 @@ class FakeBoard:
         self.breakers: dict[str, Breaker] = {}
         self.forces: dict[str, Force] = {}
         self.reports: list[tuple[str, Outcome]] = []
+        self.latencies: Latencies[str] = Latencies()
         self._permits = 0
 
     def admit(self, route: str) -> Admission:
@@ -183,6 +188,8 @@ class FakeBoard:
         permit: Permit | None = None,
     ) -> None:
         self.reports.append((route, outcome))
+        if outcome is Outcome.OK:
+            self.latencies.add(route, ms, self.now / 1000)
         wait_ms = None if retry_after_s is None else retry_after_s * 1000
         report = Report(self.now, ms, outcome, wait_ms, permit.id if permit is not None else "")
         self.breakers[route] = rules.after(self.breaker(route), report, self.settings)

@@ -9,24 +9,25 @@ import pytest
 
 from catalog.deployments import PricePoint
 from core.errors import ModelUnpriced
-from embeddings.gateway import Gateway
 from tests.embeddings.building import NOW, TWO_CENTS, call, choice, deployment, request, snapshot
-from tests.embeddings.fakes import FakeLedger, FakeObserver, FakeProviders, right
+from tests.embeddings.fakes import right
+from tests.embeddings.planes import Plane
 
 EIGHT_TOKENS = "one two three four five six seven eight"
 DATED = (PricePoint(NOW + timedelta(days=1), 9), PricePoint(NOW, TWO_CENTS), PricePoint(NOW - timedelta(days=9), 1))
 
 
 @pytest.fixture
-def ledger():
-    return FakeLedger()
+async def plane():
+    made = Plane()
+    made.providers.behaviours["openai"] = right(tokens=8)
+    yield made
+    await made.close()
 
 
 @pytest.fixture
-def gateway(ledger):
-    providers = FakeProviders()
-    providers.behaviours["openai"] = right(tokens=8)
-    return Gateway(providers=providers, ledger=ledger, observer=FakeObserver(), now=lambda: NOW, most_tokens=1000)
+def gateway(plane):
+    return plane.gateway
 
 
 @pytest.mark.parametrize(
@@ -49,10 +50,10 @@ async def test_eight_tokens_cost_what_the_price_in_force_says(gateway, catalogue
     assert (row.tokens, row.cost_nano, row.own_price) == (8, nano, own is not None)
 
 
-async def test_an_unpriced_model_is_refused_before_anybody_is_called(gateway, ledger):
+async def test_an_unpriced_model_is_refused_before_anybody_is_called(plane, gateway):
     with pytest.raises(ModelUnpriced) as refused:
         await gateway.embed(request(EIGHT_TOKENS), call(snapshot(choice(deployment(price=None)))))
-    assert (refused.value.status, ledger.calls) == (402, {})
+    assert (refused.value.status, plane.ledger.calls) == (402, {})
 
 
 async def test_an_unpriced_model_costs_nothing_for_who_opted_in(gateway):
