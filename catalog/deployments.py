@@ -33,7 +33,7 @@ class Deployment:
     dimensions: int
     allowed_dimensions: frozenset[int]
     takes_dimensions: bool
-    is_matryoshka: bool
+    is_matryoshka: bool  # declared, and measured or vouched for
     max_tokens: int
     max_items: int  # per call
     max_tokens_per_call: int
@@ -46,6 +46,7 @@ class Deployment:
     successor: str | None  # name
     created_at: datetime
     prices: tuple[PricePoint, ...]  # newest first
+    unavailable_cause: str = ""  # a word of `catalog.lifecycle.Cause`, while the state is unavailable
 
     def price_at(self, moment: datetime) -> int | None:
         """Nano-dollars per million tokens in force, or None: unpriced."""

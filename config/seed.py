@@ -18,6 +18,7 @@ from django_celery_beat.models import CrontabSchedule, PeriodicTask
 from billing.partitions import make_partitions
 from catalog import services as catalog
 from catalog import upstreams
+from catalog.lifecycle import Proof
 from catalog.models import EmbeddingModel, Provider
 from core.clock import utc_now
 from providers.base import Kind
@@ -139,17 +140,22 @@ def _add(model: Model) -> None:
     )
     # Without a probe: vendors' models are described well enough, and nobody has a credential for them yet.
     for state in ("testing", "available"):
-        catalog.move_model(model_id=row.id, to=state, reason="seeded")
+        catalog.move_model(model_id=row.id, to=state, reason="seeded", proof=Proof.VOUCHED)
+
+
+TIMETABLE = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
+    "make usage partitions": ("billing.tasks.make_usage_partitions", "0", "7"),
+    "recheck shared spaces": ("catalog.tasks.recheck_spaces", "2", "17"),
+}
 
 
 def _timetable() -> None:
-    daily, _ = CrontabSchedule.objects.get_or_create(
-        minute="7", hour="0", day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
-    )
-    PeriodicTask.objects.get_or_create(
-        name="make usage partitions",
-        defaults={"task": "billing.tasks.make_usage_partitions", "crontab": daily},
-    )
+    """Beat's rows; the operator may edit them afterwards."""
+    for name, (task, hour, minute) in TIMETABLE.items():
+        when, _ = CrontabSchedule.objects.get_or_create(
+            minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
+        )
+        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": when})
 
 
 def _operator() -> User:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tests.fakes.openai_model import MODELS, Refusal, count_tokens, expected_vector, read_items, read_model
 from tests.fakes.server import WIRE_FAULTS, FakeServer, main
+from tests.fakes.vectors import turned
 
 Data = list[dict[str, Any]]
 
@@ -95,7 +96,7 @@ class FakeOpenAI(FakeServer):
             raise Refusal(400, f"The text {self.switches.poison!r} was refused.", param="input")
         if fault == "ignores_dimensions":
             dimensions = None
-        vectors = [expected_vector(model, item, dimensions) for item in items]
+        vectors = [turned(expected_vector(model, item, dimensions), self.switches.turned_by) for item in items]
         as_base64 = payload.get("encoding_format", "float") == "base64"
         data: Data = [
             {

@@ -5,8 +5,9 @@ For other processes: `python -m tests.fakes.x --port 9000`, switched by `POST /_
 read by `GET /_control` (`{"calls": [...], "secret": {...}}`).
 
 Switches: `latency_s`, `key`, `poison` (a text that contains it is refused), `fault` (each fake's `FAULTS`) with
-`status`, `body`, `headers`, `retry_after` for the fault `status`, and `times` (how many calls a fault lasts; None:
-until reset). A refused connection needs no switch: leave the `with`, or end the process.
+`status`, `body`, `headers`, `retry_after` for the fault `status`, `times` (how many calls a fault lasts; None: until
+reset), and with OpenAI's wire `turned_by` (degrees). A refused connection needs no switch: leave the `with`, or end the
+process.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Switches:
     headers: dict[str, str] = field(default_factory=dict)
     retry_after: str = ""
     huge_bytes: int = 1_000_000
+    turned_by: float = 0.0  # degrees, every vector in the same way: a model that was exchanged behind its name
 
     def take_fault(self) -> str:
         """The fault for this call; a fault for a number of calls wears off."""
