@@ -253,6 +253,7 @@ class ProviderFields(StrictRows):
             "tpm",
             "timeout_s",
             "is_enabled",
+            "discovery",
             "created_at",
             "updated_at",
         )

@@ -13,6 +13,7 @@ from django.db import transaction
 
 from catalog.deployments import Catalog, Deployment, PricePoint
 from catalog.models import Capability, CatalogVersion, Cuts, EmbeddingModel, Provider, ProviderCredential
+from catalog.observing import observe_states
 from core.money import nano_from_usd
 from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
@@ -42,7 +43,9 @@ def load_catalog() -> Catalog:
         .select_related("provider", "space", "successor")
         .prefetch_related("prices", "provider__credentials")
     )
-    return Catalog(version, {row.id: deployment_of(row) for row in rows})
+    catalog = Catalog(version, {row.id: deployment_of(row) for row in rows})
+    observe_states({f"{each.provider}/{each.name}": each.state for each in catalog.deployments.values()})
+    return catalog
 
 
 def open_credential(credential: ProviderCredential) -> dict[str, str]:

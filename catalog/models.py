@@ -62,6 +62,12 @@ class Tier(models.TextChoices):
     ENTERPRISE = "enterprise"
 
 
+class DiscoveryRule(models.TextChoices):
+    AUTOMATIC = "automatic", "new models are registered as drafts"
+    APPROVAL = "approval", "everything waits for approval"
+    OFF = "off", "the list is not looked at by itself"
+
+
 class Provider(models.Model):
     slug = models.CharField(max_length=63, unique=True, validators=[slug_rule])
     kind = models.CharField(max_length=20, choices=[(k.value, k.value) for k in Kind])
@@ -83,6 +89,13 @@ class Provider(models.Model):
     tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute that the vendor grants us.")
     timeout_s = models.FloatField(default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(600)])
     is_enabled = models.BooleanField(default=True)
+    discovery = models.CharField(
+        max_length=20,
+        choices=DiscoveryRule.choices,
+        default=DiscoveryRule.AUTOMATIC,
+        help_text="What happens to models that a look at the vendor's list finds.",
+    )
+    ignored_models = models.JSONField(default=list, blank=True, editable=False)  # identifiers that were refused
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -159,6 +172,8 @@ class EmbeddingModel(models.Model):
     cuts = models.CharField(max_length=20, choices=Cuts.choices, blank=True, editable=False)
     deprecated_at = models.DateTimeField(null=True, blank=True)
     sunset_at = models.DateTimeField(null=True, blank=True)
+    listed_at = models.DateTimeField(null=True, blank=True, editable=False)  # by its vendor, when last looked at
+    missed_listings = models.PositiveSmallIntegerField(default=0, editable=False)  # in a row
     successor = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="predecessors")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -244,6 +259,37 @@ class SpaceReference(models.Model):
         return f"{self.space_id} at {self.dimensions}"
 
 
+class DiscoveryRun(models.Model):
+    """One look at one provider's list of models, with the difference that it found."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        UNCHANGED = "unchanged"
+        APPLIED = "applied"
+        WAITING = "waiting", "waits for approval"
+        IGNORED = "ignored"
+        SKIPPED = "skipped", "another one was running"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="discovery_runs")
+    state = models.CharField(max_length=20, choices=State.choices, default=State.QUEUED)
+    detail = models.CharField(max_length=500, blank=True)
+    listed = models.PositiveIntegerField(null=True)  # models in the vendor's list, of all kinds
+    changes = models.JSONField(default=list)  # see `catalog.discovery_runs.as_row`
+    actor = models.CharField(max_length=200)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = [models.Index(fields=["provider", "-created_at"], name="catalog_run_of_provider")]
+
+    def __str__(self) -> str:
+        return f"{self.provider.slug}, {self.created_at:%Y-%m-%d %H:%M}"
+
+
 class Price(models.Model):
     """USD per million tokens from a moment on. Never edited: the newest row for a moment counts; a correction is a
     new row. No row is *unpriced*; 0 is free."""
@@ -264,6 +310,34 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"${self.cost_per_million_tokens.normalize():f} per million from {self.effective_from:%Y-%m-%d}"
+
+
+class PriceProposal(models.Model):
+    """A price that differs too much from the one in force to be taken without asking."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        APPROVED = "approved"
+        REFUSED = "refused"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="proposals")
+    was = models.DecimalField(max_digits=20, decimal_places=9, null=True)
+    cost_per_million_tokens = models.DecimalField(max_digits=20, decimal_places=9)
+    source = models.CharField(max_length=100)
+    state = models.CharField(max_length=20, choices=State.choices, default=State.PENDING)
+    actor = models.CharField(max_length=200, blank=True)  # who decided
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        constraints = [
+            models.UniqueConstraint(fields=["model"], condition=Q(state="pending"), name="proposal_one_pending")
+        ]
+
+    def __str__(self) -> str:
+        return f"${self.cost_per_million_tokens.normalize():f} per million for {self.model}"
 
 
 class CatalogVersion(models.Model):

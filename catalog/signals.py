@@ -8,3 +8,7 @@ from django.dispatch import Signal
 model_moved = Signal()
 # model_id: UUID, was: datetime | None, now: datetime | None, reason: str
 sunset_moved = Signal()
+# run_id: UUID, provider: str (slug), outcome: str, changes: Mapping[str, int] (by kind), detail: str
+discovery_ended = Signal()
+# model_id: UUID, told: Mapping[str, Decimal] (source, USD per million), outcome: str (disagree, absurd, wait)
+prices_unsettled = Signal()

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from catalog import connection_tests, rechecking, validating
+from catalog import connection_tests, discovery_runs, events, prices, rechecking, validating
 from core.clock import utc_now
 
 
@@ -26,3 +26,21 @@ def recheck_spaces() -> int:
 def validate_model(model_id: str, actor: str) -> None:
     """For somebody who does not wait for it: the admin."""
     validating.validate_model(model_id=UUID(model_id), actor=actor)
+
+
+@shared_task
+def discover_all() -> int:
+    """Beat runs it daily: one run for each provider that can be asked."""
+    return len(discovery_runs.begin_runs(actor=events.SYSTEM))
+
+
+@shared_task
+def discover(run_id: str) -> str:
+    """One run."""
+    return discovery_runs.run(UUID(run_id))
+
+
+@shared_task
+def update_prices() -> int:
+    """Beat runs it daily."""
+    return len(prices.update()[0])

@@ -11,6 +11,7 @@ from billing.api.limits import LimitViews
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
+from catalog.discovery_api import DiscoveryRunViews
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 
@@ -19,6 +20,7 @@ router.register("tenants", TenantViews, basename="tenant")
 router.register("api-keys", ApiKeyViews, basename="api-key")
 router.register("embedding-models/providers", ProviderViews, basename="provider")
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
+router.register("embedding-models/discovery/runs", DiscoveryRunViews, basename="discovery-run")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
 router.register("limits", LimitViews, basename="limit")
 router.register("usage/records", UsageViews, basename="usage-record")

@@ -34,6 +34,14 @@ model_state = Gauge(
     "embedding_model_state", "1 for the state a model is in.", ["model", "state"], multiprocess_mode="mostrecent"
 )
 
+discovery_runs = Counter("model_discovery_runs_total", "Looks at providers' lists of models.", ["provider", "outcome"])
+discovered_models = Gauge(
+    "model_discovery_models",
+    "Models in the last look's difference, by kind of change.",
+    ["provider", "change"],
+    multiprocess_mode="mostrecent",
+)
+
 
 class BoundedLabel:
     """Lets the first `most` values through and calls all others `other`."""

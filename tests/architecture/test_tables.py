@@ -9,10 +9,12 @@ pytestmark = pytest.mark.django_db
 # Tables that are the platform's: one set of rows for all tenants. All others belong to tenants.
 PLATFORM = {
     "catalog_catalogversion",
+    "catalog_discoveryrun",
     "catalog_embeddingmodel",
     "catalog_modelcheck",
     "catalog_modelevent",
     "catalog_price",
+    "catalog_priceproposal",
     "catalog_provider",
     "catalog_providercredential",
     "catalog_spacereference",
@@ -85,6 +87,7 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("catalog_embeddingmodel", "model_state_known"),
         ("catalog_embeddingmodel", "model_unavailable_has_cause"),
         ("catalog_price", "price_not_negative"),
+        ("catalog_priceproposal", "proposal_one_pending"),
         ("billing_limit", "limit_once"),
         ("billing_usagerow", "usage_charged_within_hold"),
     ],

@@ -72,9 +72,20 @@ class FakeOpenAI(FakeServer):
         return f"{self.address}/v1"
 
     def routes(self) -> Iterable[web.RouteDef]:
-        return [web.post("/v1/embeddings", self.embeddings), web.get("/v1/models", self.models)]
+        return [
+            web.post("/v1/embeddings", self.embeddings),
+            web.get("/v1/models", self.models),
+            web.get("/info", self.info),
+        ]
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """What a text-embeddings-inference server tells of itself; for others, nothing is here."""
+        told = self.switches.info
+        return web.json_response(told) if told else web.Response(status=404, text="Not Found")
 
     async def models(self, request: web.Request) -> web.StreamResponse:
+        if self.switches.info:
+            return web.Response(status=404)
         data = [{"id": name, "object": "model", "created": 1705948997, "owned_by": "fake"} for name in MODELS]
         return await self.listed(request, {"object": "list", "data": data})
 
