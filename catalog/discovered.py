@@ -26,7 +26,7 @@ __all__ = ["Kind", "apply", "remember_listing"]
 
 _EXACT = ("text-embedding-3-", "text-embedding-ada-")  # OpenAI's: counted in cl100k_base
 _GRACE = timedelta(days=90)  # of a model that its vendor retires without a date
-_BATCH = 1000
+_BATCH = 2500
 
 
 def remember_listing(diff: Diff) -> None:
