@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog import services, upstreams, validating
+from catalog import listing_cache, services, upstreams, validating
 from catalog.fields import (
     CatalogPage,
     ChangedModel,
@@ -94,19 +94,24 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         asked = request.query_params
         if asked.get("state", State.DRAFT) not in State.values:
             raise InvalidRequest(f"There is no such state; there are {', '.join(State.values)}.", param="state")
-        found = list_models(
-            provider=asked.get("provider"),
-            model_type=asked.get("type"),
-            state=asked.get("state"),
-            available_only=_flag(request, "available_only", default=True),
-            q=asked.get("q", ""),
-        )
         page = page_number(request, "page", default=1, most=1_000_000)
         limit = page_number(request, "limit", default=50, most=100)
-        total = found.count()
-        rows = found[(page - 1) * limit : page * limit]
-        pagination = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
-        return Response({"models": ModelFields(rows, many=True).data, "pagination": pagination})
+        wanted = {
+            "provider": asked.get("provider"),
+            "model_type": asked.get("type"),
+            "state": asked.get("state"),
+            "available_only": _flag(request, "available_only", default=True),
+            "q": asked.get("q", ""),
+        }
+
+        def read() -> dict[str, Any]:
+            found = list_models(**wanted)
+            total = found.count()
+            rows = found[(page - 1) * limit : page * limit]
+            pagination = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
+            return {"models": list(ModelFields(rows, many=True).data), "pagination": pagination}
+
+        return Response(listing_cache.page(wanted | {"page": page, "limit": limit}, read))
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(ModelFields(services.find_model(pk)).data)

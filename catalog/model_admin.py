@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
@@ -26,6 +27,7 @@ from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, S
 from catalog.admin_looks import TONES, money, per_million, when
 from catalog.models import Capability, EmbeddingModel, Price, State, name_rule
 from catalog.selectors import price_now
+from catalog.tasks import validate_model
 from core.clock import utc_now
 
 SHOWN_TO_TENANTS = (State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED)
@@ -146,13 +148,26 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
     search_help_text = "Name, the vendor's identifier, or vector space"
     autocomplete_fields = ("provider",)
     inlines = (PriceRows,)
-    actions_detail = ("move", "add_price")
+    actions_detail = ("move", "validate", "add_price")
     _identity = (None, {"fields": ("provider", "name", "identifier", "space_name", "dimensions")})
     _abilities = ("What it takes", {"fields": ("max_tokens", "tokenizer", "allowed_dimensions", "capabilities")})
     _description = ("Description", {"fields": ("model_type", "model_version", "quality_score", "minimum_tier")})
     _life = (
         "Life",
-        {"fields": ("shown_state", "state_reason", "deprecated_at", "sunset_at", "successor", "price", "created_at")},
+        {
+            "fields": (
+                "shown_state",
+                "state_reason",
+                "unavailable_cause",
+                "validated_at",
+                "cuts",
+                "deprecated_at",
+                "sunset_at",
+                "successor",
+                "price",
+                "created_at",
+            )
+        },
     )
     fieldsets = (_identity, _life, _abilities, _description)
     _glimpse = (
@@ -247,12 +262,12 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
         services.change_model(model_id=row.pk, **facts)
 
     def remove_row(self, request: HttpRequest, row: EmbeddingModel) -> None:
-        services.remove_model(model_id=row.pk)
+        services.remove_model(model_id=row.pk, actor=str(request.user))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
         found = super().get_actions_detail(request, object_id)
         is_end = not lifecycle.legal_moves(self.get_object(request, object_id).state)
-        return [each for each in found if not (is_end and each.path == "move")]
+        return [each for each in found if not (is_end and each.path in ("move", "validate"))]
 
     @action(description="Move state", icon="moving", permissions=["change"])
     def move(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -264,6 +279,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
                 model_id=row.pk,
                 to=given["to"],
                 reason=given["reason"],
+                actor=str(request.user),
                 sunset_at=given.get("sunset_at"),
                 successor=successor and successor.pk,
             )
@@ -275,6 +291,22 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
             "Move",
         )
         return self.ask(request, row, dialog, act, MoveForm(request.POST or None, row=row))
+
+    @action(description="Validate", icon="rule", permissions=["change"])
+    def validate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> str:
+            transaction.on_commit(lambda: validate_model.delay(str(row.pk), str(request.user)))
+            return "A worker asks the probe texts; what it finds is among the model checks in a moment."
+
+        dialog = Dialog(
+            f"Validate {row.name}",
+            "24 probe texts are embedded by the provider, at the platform's cost. A released model whose vectors are "
+            "not those of its space any more is taken out.",
+            "Validate now",
+        )
+        return self.ask(request, row, dialog, act)
 
     @action(description="Add price", icon="payments", permissions=["change"])
     def add_price(self, request: HttpRequest, object_id: str) -> HttpResponse:
