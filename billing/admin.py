@@ -148,7 +148,7 @@ class TenantModelAdmin(TenantScoped[TenantModel]):
 
     @display(description="state", ordering="state", label=TONES)
     def shown_state(self, row: TenantModel) -> str:
-        return row.state
+        return row.state.replace("_", " ")
 
     @display(description="default", ordering="is_default", label={"default": "primary"})
     def default(self, row: TenantModel) -> str | None:
@@ -195,9 +195,8 @@ class TenantModelAdmin(TenantScoped[TenantModel]):
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
         row = self.get_object(request, object_id)
-        is_enabled = row.state == TenantModel.State.ENABLED
-        unfit = {"enable" if is_enabled else "disable"} | (
-            {"set_default"} if row.is_default or not is_enabled else set()
+        unfit = {"enable" if row.is_enabled else "disable"} | (
+            {"set_default"} if row.is_default or not row.is_enabled else set()
         )
         return [each for each in super().get_actions_detail(request, object_id) if each.path not in unfit]
 

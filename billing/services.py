@@ -1,7 +1,7 @@
 """The only writer of limits, and of a tenant's configured models together with theirs.
 
 Decides which limit rows the fields of a configured model stand for. Storing is all: nothing here enforces.
-Every function is one transaction.
+Every function is one transaction, after whose commit somebody is told if little is left (`billing.limit_checks`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
+from billing.limit_checks import check_soon
 from billing.models import Limit
 from core.errors import AlreadyExists, InvalidRequest, NotFound
 from tenants import services as tenants
@@ -49,6 +50,7 @@ def configure_model(
     """Takes a model into use, with its limits."""
     row = tenants.configure_model(tenant_id=tenant_id, model_id=model_id, **wishes)
     _set_model_limits(row, limits)
+    check_soon(tenant_id)
     return row
 
 
@@ -59,6 +61,7 @@ def change_configuration(
     """Changes what is given of a configured model and of its limits."""
     row = tenants.change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, **wishes)
     _set_model_limits(row, limits)
+    check_soon(tenant_id)
     return row
 
 
@@ -77,6 +80,7 @@ def add_limit(
     _check_scope(tenant_id, scope, scope_id)
     row = Limit(tenant_id=tenant_id, scope=scope, scope_id=scope_id, measure=measure, period=period, **terms)
     _save(row)
+    check_soon(tenant_id)
     return row
 
 
@@ -87,6 +91,7 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
     for name, value in terms.items():
         setattr(row, name, value)
     _save(row)
+    check_soon(tenant_id)
     return row
 
 
@@ -94,6 +99,7 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitTerms]
 def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
     find_limit(tenant_id, limit_id).delete()
+    check_soon(tenant_id)
 
 
 def find_limit(tenant_id: UUID, limit_id: UUID) -> Limit:

@@ -21,6 +21,8 @@ TONES: Mapping[str, str] = {
     "open": "success",
     "ok": "success",
     "testing": "info",
+    "configured": "info",
+    "quota exceeded": "danger",
     "accepted": "info",
     "rotating out": "warning",
     "deprecated": "warning",

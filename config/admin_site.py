@@ -34,6 +34,13 @@ _MEMBERS = (
         ),
     ),
     (
+        "Alerts",
+        (
+            ("Alerts", "notifications", "alerts_alert"),
+            ("Channels", "campaign", "alerts_alertchannel"),
+        ),
+    ),
+    (
         "Access",
         (
             ("API keys", "key", "tenants_apikey"),
@@ -70,6 +77,13 @@ _OPERATORS = (
         (
             ("Requests", "receipt_long", "billing_usagerow"),
             ("Provider calls", "swap_horiz", "billing_providercall"),
+        ),
+    ),
+    (
+        "Alerts",
+        (
+            ("Alerts", "notifications", "alerts_alert"),
+            ("Channels", "campaign", "alerts_alertchannel"),
         ),
     ),
     (

@@ -34,12 +34,20 @@ from catalog.models import EmbeddingModel, ProviderCredential, State
 from core.clock import utc_now
 from tenants.current import current_tenant
 from tenants.links import absolute
+from tenants.model_states import SERVING
 from tenants.models import ApiKey, Tenant, TenantModel
 from tenants.selectors import configured_models, keys_of
 
 MODELS_SHOWN = 10
 _BAR = 40  # height of the highest
-_TONES = {"enabled": "good", "available": "good", "testing": "mild", "deprecated": "mild", "unavailable": "bad"}
+_TONES = {
+    "enabled": "good",
+    "available": "good",
+    "testing": "mild",
+    "deprecated": "mild",
+    "unavailable": "bad",
+    "quota exceeded": "bad",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +200,7 @@ def _tenant_model(request: HttpRequest, row: TenantModel) -> ModelLine:
 def _catalogue() -> models.QuerySet[EmbeddingModel]:
     """What needs a look first, then what is used most."""
     trouble = Case(When(state=State.UNAVAILABLE, then=Value(0)), When(state=State.DEPRECATED, then=Value(1)), default=2)
-    enabled = Count("configurations", filter=Q(configurations__state=TenantModel.State.ENABLED))
+    enabled = Count("configurations", filter=Q(configurations__state__in=SERVING))
     rows = EmbeddingModel.objects.exclude(state__in=[State.REMOVED, State.DRAFT]).select_related("provider")
     return rows.annotate(trouble=trouble, users=enabled).order_by("trouble", "-users", "name", "id")
 
@@ -238,7 +246,8 @@ def _was_used(figures: Figures) -> bool:
 
 
 def _toned(state: str) -> tuple[str, str]:
-    return state, _TONES.get(state, "none")
+    words = state.replace("_", " ")
+    return words, _TONES.get(words, "none")
 
 
 def _may(request: HttpRequest, model: type[models.Model], what: str) -> bool:

@@ -42,6 +42,7 @@ _STATUSES = {
     "404": "There is no such thing, or it is another tenant's.",
     "409": "The state of things does not allow it now.",
     "422": "A model did not pass its probes.",
+    "429": "Too many of these; `Retry-After` says when it works again.",
 }
 
 
@@ -74,4 +75,6 @@ def _possible(path: str, method: str) -> list[str]:
         found.append("409")
     if path.startswith("/api/v1/embedding-models/catalog") and method in ("post", "put", "patch"):
         found.append("422")
+    if path.endswith("/alert-channels/{id}/test"):
+        found.append("429")
     return found

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django_celery_beat.models import CrontabSchedule, PeriodicTask
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from billing.partitions import make_partitions
 from catalog import services as catalog
@@ -27,6 +27,7 @@ from tenants import members, minting
 from tenants import services as tenants
 from tenants.keys import digest
 from tenants.loading import find_key
+from tenants.model_states import SERVING
 from tenants.models import Role, Tenant, User
 from tenants.rights import Rights
 from tenants.scopes import Scope, allows
@@ -58,6 +59,13 @@ class Model(NamedTuple):
         return self.space or self.identifier
 
 
+# Name, task, minutes between.
+_REGULAR = (
+    ("check limits", "billing.tasks.check_limits", 1),
+    ("check budgets", "billing.tasks.check_budgets", 1),
+    ("check provider excess", "billing.tasks.check_provider_excess", 5),
+    ("deliver alerts", "alerts.tasks.deliver_due", 1),
+)
 CL100K = "cl100k_base"
 _CUT = ("dimensions", "matryoshka")
 _TAKES = ("dimensions",)
@@ -143,7 +151,7 @@ def _add(model: Model) -> None:
         catalog.move_model(model_id=row.id, to=state, reason="seeded", proof=Proof.VOUCHED)
 
 
-TIMETABLE = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
+_DAILY = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
     "make usage partitions": ("billing.tasks.make_usage_partitions", "0", "7"),
     "discover models": ("catalog.tasks.discover_all", "3", "17"),
     "check prices": ("catalog.tasks.update_prices", "3", "47"),
@@ -153,11 +161,14 @@ TIMETABLE = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
 
 def _timetable() -> None:
     """Beat's rows; the operator may edit them afterwards."""
-    for name, (task, hour, minute) in TIMETABLE.items():
+    for name, (task, hour, minute) in _DAILY.items():
         when, _ = CrontabSchedule.objects.get_or_create(
             minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
         )
         PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": when})
+    for name, task, minutes in _REGULAR:
+        interval, _ = IntervalSchedule.objects.get_or_create(every=minutes, period=IntervalSchedule.MINUTES)
+        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "interval": interval})
 
 
 def _operator() -> User:
@@ -191,7 +202,7 @@ def _key(tenant: Tenant | None, name: str, scopes: frozenset[Scope], previous: s
 
 def _demo(local: EmbeddingModel, said: dict[str, Any]) -> dict[str, str | None]:
     tenant = Tenant.objects.filter(slug="demo").first() or _demo_tenant(local)
-    usable = configured_models(tenant.id).filter(state="enabled").order_by("-is_default", "-priority")
+    usable = configured_models(tenant.id).filter(state__in=SERVING).order_by("-is_default", "-priority")
     row = usable.filter(model__provider__kind=Kind.LOCAL).first()
     owner = User.objects.filter(email=DEMO_OWNER_EMAIL, memberships__tenant=tenant).first()
     return {

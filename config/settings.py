@@ -41,6 +41,7 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "catalog",
     "tenants",
+    "alerts",
     "billing",
     "config",
 ]
@@ -155,7 +156,16 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,  # write-only and read-only fields: what is sent is not what comes back
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"State": "catalog.models.State", "Tier": "catalog.models.Tier"},
+    "ENUM_NAME_OVERRIDES": {
+        "State": "catalog.models.State",
+        "Tier": "catalog.models.Tier",
+        "TenantModelState": "tenants.models.TenantModel.State",
+        "AlertState": "alerts.models.Alert.State",
+        "AlertKind": "alerts.kinds.choices",
+        "Severity": "alerts.models.SEVERITIES",
+        "ChannelKind": "alerts.models.AlertChannel.Kind",
+        "DeliveryState": "alerts.models.Delivery.State",
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "config.openapi.describe_errors",

@@ -7,7 +7,9 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import SimpleRouter
 
+from alerts.api import AlertViews, ChannelViews
 from billing.api.limits import LimitViews
+from billing.api.quotas import QuotaView
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
@@ -23,6 +25,8 @@ router.register("embedding-models/catalog", CatalogViews, basename="catalog")
 router.register("embedding-models/discovery/runs", DiscoveryRunViews, basename="discovery-run")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
 router.register("limits", LimitViews, basename="limit")
+router.register("alerts", AlertViews, basename="alert")
+router.register("alert-channels", ChannelViews, basename="alert-channel")
 router.register("usage/records", UsageViews, basename="usage-record")
 
 urlpatterns = [
@@ -33,6 +37,7 @@ urlpatterns = [
     path("admin/reset/done/", NewPasswordSet.as_view(), name="password_reset_complete"),
     path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
+    path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
     path("api/v1/", include(router.urls)),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),

@@ -12,9 +12,9 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldBooleanSwitchWidget
+from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
-from catalog.admin_base import Dialog, HouseAdmin, RowForm, is_operator
+from catalog.admin_base import Dialog, HouseAdmin, Numbers, RowForm, is_operator
 from catalog.admin_looks import TONES, when
 from tenants import key_admin, people_admin, services
 from tenants import settings as tenant_settings
@@ -33,10 +33,17 @@ class TenantForm(RowForm):
         help_text="They are not charged. Otherwise they are refused until somebody gives them a price.",
     )
 
+    thresholds = Numbers(
+        label="Tell of limits at",
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Percentages at which somebody is told, where a limit itself names none, such as 80, 90, 95, 100.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.instance.settings:
-            self.initial["unpriced_allowed"] = tenant_settings.parse(self.instance.settings).unpriced_allowed
+        found = tenant_settings.parse(self.instance.settings or {})
+        self.initial.update(unpriced_allowed=found.unpriced_allowed, thresholds=list(found.thresholds))
 
 
 @admin.register(Tenant)
@@ -51,7 +58,7 @@ class TenantAdmin(HouseAdmin[Tenant]):
     readonly_fields = ("standing", "created_at")
     fieldsets = (
         (None, {"fields": ("name", "slug", "tier", "standing", "created_at")}),
-        ("Settings", {"fields": ("unpriced_allowed",)}),
+        ("Settings", {"fields": ("unpriced_allowed", "thresholds")}),
     )
     add_fieldsets = (
         (None, {"fields": ("name", "slug", "tier"), "description": "Invite its owner afterwards, under Invitations."}),
@@ -104,7 +111,7 @@ class TenantAdmin(HouseAdmin[Tenant]):
 
     def change_row(self, request: HttpRequest, row: Tenant, form: RowForm) -> None:
         changes = form.changed("name", "tier")
-        if settings := form.changed("unpriced_allowed"):
+        if settings := form.changed("unpriced_allowed", "thresholds"):
             changes["settings"] = settings
         services.change_tenant(tenant_id=row.id, **changes)
 

@@ -28,7 +28,9 @@ from tenants.scopes import Scope
 
 class TenantFields(StrictRows):
     settings = serializers.DictField(
-        required=False, help_text="`unpriced_allowed`: models without a price may be used."
+        required=False,
+        help_text="`unpriced_allowed`: models without a price may be used. `thresholds`: percentages of a limit at "
+        "which somebody is told (80, 90, 95, 100), where the limit itself names none.",
     )
 
     class Meta:

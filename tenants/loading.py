@@ -62,7 +62,7 @@ def _configured(row: TenantModel) -> ConfiguredModel:
     return ConfiguredModel(
         tenant_model_id=row.id,
         model_id=row.model_id,
-        is_enabled=row.state == TenantModel.State.ENABLED,
+        is_enabled=row.is_enabled,  # also over quota: holds decide what may still be spent, the state only shows it
         is_default=row.is_default,
         priority=row.priority,
         nano_per_million=None if price is None else nano_from_usd(price),

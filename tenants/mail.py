@@ -1,14 +1,16 @@
 """The mails that people get from us: an invitation, a way to a new password. Composes and sends; `tenants.tasks` calls.
+Apps above send theirs with `send`.
 
 Failure: the mail server gone is an `OSError` to the caller, which tries again later; nobody's request waits for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 
 from tenants.links import invitation_link, reset_link
@@ -23,16 +25,19 @@ def is_set_up() -> bool:
 def send_invitation(row: Invitation, token: str) -> None:
     """The link to whoever was invited."""
     sender = row.invited_by and (row.invited_by.name or row.invited_by.email)
-    _send(row.email, "people/mail_invitation.txt", invitation=row, sender=sender, link=invitation_link(token))
+    send([row.email], "people/mail_invitation.txt", invitation=row, sender=sender, link=invitation_link(token))
 
 
 def send_password_reset(user: User) -> None:
     """The way to a new password."""
     hours = settings.PASSWORD_RESET_TIMEOUT // 3600
-    _send(user.email, "people/mail_password.txt", user=user, hours=hours, link=reset_link(user))
+    send([user.email], "people/mail_password.txt", user=user, hours=hours, link=reset_link(user))
 
 
-def _send(to: str, template: str, **words: Any) -> None:
-    """The first line of a template is the subject."""
+def send(to: Sequence[str], template: str, *, html: str = "", **words: Any) -> None:
+    """One mail. The first line of a template is the subject; `html` names one for the same in colour."""
     subject, _, body = render_to_string(template, words).partition("\n")
-    EmailMessage(subject.strip(), body.lstrip("\n"), to=[to]).send()
+    mail = EmailMultiAlternatives(subject.strip(), body.lstrip("\n"), to=to)
+    if html:
+        mail.attach_alternative(render_to_string(html, words), "text/html")
+    mail.send()

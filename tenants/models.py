@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.db.models.functions import Lower
 
 from catalog.models import Tier, slug_rule
+from tenants.model_states import SERVING
 
 
 class UserAccounts(BaseUserManager["User"]):
@@ -169,13 +170,17 @@ class TenantModel(models.Model):
     """A tenant's configuration of a catalogue row."""
 
     class State(models.TextChoices):
+        CONFIGURED = "configured"
         ENABLED = "enabled"
         DISABLED = "disabled"
+        QUOTA_EXCEEDED = "quota_exceeded"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="models")
     model = models.ForeignKey("catalog.EmbeddingModel", on_delete=models.PROTECT, related_name="configurations")
-    state = models.CharField(max_length=20, choices=State.choices, default=State.ENABLED)
+    state = models.CharField(
+        max_length=20, choices=State.choices, default=State.ENABLED, help_text="See `tenants.model_states`."
+    )
     is_default = models.BooleanField(default=False)
     priority = models.IntegerField(default=0, help_text="Higher is preferred.")
     custom_cost_per_million_tokens = models.DecimalField(
@@ -194,14 +199,23 @@ class TenantModel(models.Model):
             models.UniqueConstraint(fields=["tenant", "model"], name="tenant_model_once"),
             models.UniqueConstraint(fields=["tenant"], condition=Q(is_default=True), name="tenant_model_one_default"),
             models.CheckConstraint(
-                condition=Q(is_default=False) | Q(state="enabled"), name="tenant_model_default_is_enabled"
+                condition=Q(is_default=False) | Q(state__in=["enabled", "quota_exceeded"]),
+                name="tenant_model_default_is_enabled",
             ),
             models.CheckConstraint(
                 condition=Q(custom_cost_per_million_tokens__isnull=True) | Q(custom_cost_per_million_tokens__gte=0),
                 name="tenant_model_price_not_negative",
             ),
-            models.CheckConstraint(condition=Q(state__in=["enabled", "disabled"]), name="tenant_model_state_known"),
+            models.CheckConstraint(
+                condition=Q(state__in=["configured", "enabled", "disabled", "quota_exceeded"]),
+                name="tenant_model_state_known",
+            ),
         ]
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether it is switched on; what is left of its quota does not count."""
+        return self.state in SERVING
 
     def __str__(self) -> str:
         return f"{self.model} of {self.tenant}"

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from core.errors import NotFound
-from tenants.models import ApiKey, Tenant, TenantModel
+from tenants.models import ApiKey, Role, Tenant, TenantModel, User
 
 
 def find_tenant(tenant_id: UUID) -> Tenant:
@@ -35,3 +35,14 @@ def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:
 def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
     """A tenant's models with their catalogue rows."""
     return TenantModel.objects.filter(tenant_id=tenant_id).select_related("model__provider")
+
+
+def addresses_to_tell(tenant_id: UUID | None) -> list[str]:
+    """Of those who look after a tenant (owners, admins, billing), or, without one, of the platform's operators."""
+    people = User.objects.filter(is_active=True)
+    if tenant_id is None:
+        found = people.filter(is_superuser=True)
+    else:
+        roles = (Role.OWNER, Role.ADMIN, Role.BILLING)
+        found = people.filter(memberships__tenant_id=tenant_id, memberships__role__in=roles)
+    return list(found.order_by("email").values_list("email", flat=True))

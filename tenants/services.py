@@ -21,7 +21,9 @@ from django.db.models import F
 from catalog.models import EmbeddingModel, State
 from catalog.publishing import announce
 from core.changes import Change
+from core.clock import utc_now
 from core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound
+from tenants import model_states, signals
 from tenants import settings as tenant_settings
 from tenants.models import Tenant, TenantModel, User
 
@@ -106,9 +108,9 @@ def configure_model(*, tenant_id: UUID, model_id: UUID, **wishes: Unpack[ModelWi
     if others.filter(model_id=model_id).exists():
         raise AlreadyExists("This model is configured already; PATCH that configuration.", param="model_id")
     wishes.setdefault("is_default", wishes.get("is_enabled", True) and not others.exists())
-    row = TenantModel(tenant_id=tenant_id, model_id=model_id)
+    row = TenantModel(tenant_id=tenant_id, model_id=model_id, state=TenantModel.State.CONFIGURED)
     row.save(force_insert=True)
-    _apply(row, wishes)
+    _apply(row, {"is_enabled": True, **wishes})
     return row
 
 
@@ -153,6 +155,18 @@ def remove_configuration(*, tenant_id: UUID, tenant_model_id: UUID) -> None:
     row.delete()
 
 
+@transaction.atomic
+def mark_quota_exceeded(*, tenant_id: UUID, tenant_model_id: UUID) -> bool:
+    """An enabled model has used up a hard limit of its own. False: it is not enabled (any more)."""
+    return _move(tenant_id, tenant_model_id, TenantModel.State.ENABLED, TenantModel.State.QUOTA_EXCEEDED)
+
+
+@transaction.atomic
+def mark_quota_restored(*, tenant_id: UUID, tenant_model_id: UUID) -> bool:
+    """Its limits leave something again. False: it was not over its quota (any more)."""
+    return _move(tenant_id, tenant_model_id, TenantModel.State.QUOTA_EXCEEDED, TenantModel.State.ENABLED)
+
+
 def find_configuration(tenant_id: UUID, tenant_model_id: UUID) -> TenantModel:
     """The tenant's own row, or `NotFound`."""
     found = TenantModel.objects.select_related("model__provider").filter(tenant_id=tenant_id, id=tenant_model_id)
@@ -195,11 +209,29 @@ def _switch(row: TenantModel, is_enabled: bool) -> None:
         if _has_others(row):
             raise Conflict("This is the tenant's default; make another model the default first.")
         row.is_default = False
-    row.state = TenantModel.State.ENABLED if is_enabled else TenantModel.State.DISABLED
+    was, row.state = row.state, model_states.switched(row.state, is_enabled)
+    if was != row.state:
+        _tell_moved(row.tenant_id, row.id, was, row.state)
+
+
+def _move(tenant_id: UUID, tenant_model_id: UUID, was: str, now: str) -> bool:
+    # Holds the tenant's row as all who change its models do; the data plane sees no difference, so no version rises.
+    if not Tenant.objects.select_for_update(no_key=True).filter(id=tenant_id):
+        return False
+    moved = TenantModel.objects.filter(tenant_id=tenant_id, id=tenant_model_id, state=was)
+    if not moved.update(state=now, updated_at=utc_now()):
+        return False
+    _tell_moved(tenant_id, tenant_model_id, was, now)
+    return True
+
+
+def _tell_moved(tenant_id: UUID, tenant_model_id: UUID, was: str, now: str) -> None:
+    told = {"tenant_id": tenant_id, "tenant_model_id": tenant_model_id, "was": was, "now": now}
+    transaction.on_commit(lambda: signals.tenant_model_moved.send(TenantModel, **told))
 
 
 def _set_default(row: TenantModel, is_default: bool) -> None:
-    if is_default and row.state != TenantModel.State.ENABLED:
+    if is_default and not row.is_enabled:
         raise Conflict("A disabled model cannot be the default; enable it first.")
     if is_default:
         # The constraint holds one default at any moment, so the old one goes first.

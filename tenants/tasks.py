@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from celery import Task, shared_task
@@ -44,4 +43,5 @@ def send_password_reset(email: str) -> None:
 
 def after_commit(task: Task, *args: str) -> None:
     """Hands work to Celery once the transaction is committed; arguments are secrets and stay out of logs."""
-    transaction.on_commit(partial(task.apply_async, args, argsrepr="(…)"), robust=True)
+    # No partial: Django logs the name of what failed, and a partial has none.
+    transaction.on_commit(lambda: task.apply_async(args, argsrepr="(…)"), robust=True)

@@ -22,6 +22,7 @@ from billing.services import MODEL_LIMITS
 from catalog.rest import StrictFields, StrictFilters
 from tenants import services as tenants
 from tenants.authentication import tenant_of
+from tenants.model_states import SERVING
 from tenants.models import TenantModel
 from tenants.selectors import configured_models
 
@@ -57,6 +58,11 @@ class ConfiguredModelFields(StrictFields):
     model_name = serializers.CharField(source="model.name", read_only=True)
     provider = serializers.CharField(source="model.provider.slug", read_only=True)
     is_enabled = serializers.BooleanField(required=False)
+    state = serializers.ChoiceField(
+        TenantModel.State.choices,
+        read_only=True,
+        help_text="`quota_exceeded`: switched on, with a hard limit of its own used up; it comes back by itself.",
+    )
     is_default = serializers.BooleanField(
         required=False, help_text="A tenant's first model becomes its default unless this says otherwise."
     )
@@ -92,7 +98,7 @@ class TenantModelFilters(django_filters.FilterSet):
     enabled_only = django_filters.BooleanFilter(method="only_enabled", label="Leave out those switched off.")
 
     def only_enabled(self, found: QuerySet[TenantModel], name: str, value: bool) -> QuerySet[TenantModel]:
-        return found.filter(state=TenantModel.State.ENABLED) if value else found
+        return found.filter(state__in=SERVING) if value else found
 
 
 @extend_schema_view(
@@ -206,7 +212,8 @@ def _with_limits(tenant_id: UUID, rows: Iterable[TenantModel]) -> list[dict[str,
             "id": row.id,
             "model_id": row.model_id,
             "model": row.model,
-            "is_enabled": row.state == TenantModel.State.ENABLED,
+            "is_enabled": row.is_enabled,
+            "state": row.state,
             "is_default": row.is_default,
             "priority": row.priority,
             **dict.fromkeys(MODEL_LIMITS),

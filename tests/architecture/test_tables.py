@@ -45,8 +45,9 @@ def test_every_table_of_tenants_has_a_tenant() -> None:
     query = "SELECT table_name, is_nullable FROM information_schema.columns WHERE column_name = 'tenant_id'"
     nullable: dict[str, str] = dict(read(query))  # type: ignore[arg-type]
     assert ours() - PLATFORM <= nullable.keys()
-    # A key without a tenant is the platform's; nothing else may be without.
-    assert {name for name in ours() - PLATFORM if nullable[name] == "YES"} == {"tenants_apikey"}
+    # What belongs to no tenant is the platform's: its keys, what its operators are told and how. Nothing else may be.
+    platforms_too = {"tenants_apikey", "alerts_alert", "alerts_alertchannel", "alerts_delivery"}
+    assert {name for name in ours() - PLATFORM if nullable[name] == "YES"} == platforms_too
 
 
 def test_the_list_of_platform_tables_holds_none_that_is_gone() -> None:
@@ -88,6 +89,8 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("catalog_embeddingmodel", "model_unavailable_has_cause"),
         ("catalog_price", "price_not_negative"),
         ("catalog_priceproposal", "proposal_one_pending"),
+        ("alerts_alert", "alert_once"),
+        ("alerts_delivery", "delivery_once"),
         ("billing_limit", "limit_once"),
         ("billing_usagerow", "usage_charged_within_hold"),
     ],

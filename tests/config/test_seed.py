@@ -14,6 +14,7 @@ from catalog.loading import catalog_version, load_catalog
 from catalog.models import EmbeddingModel
 from catalog.services import change_model, remove_model
 from catalog.upstreams import change_provider
+from config.celery import app
 from config.seed import ADMIN_EMAIL, MODELS, seed
 from core.clock import utc_now
 from core.money import nano_from_usd
@@ -22,7 +23,7 @@ from tenants.models import ApiKey, Tenant, User
 from tenants.services import remove_configuration, set_password
 
 pytestmark = pytest.mark.django_db
-TABLES = ("catalog", "tenants", "billing", "django_celery_beat")
+TABLES = ("catalog", "tenants", "alerts", "billing", "django_celery_beat")
 
 
 def everything() -> dict[str, list[Any]]:
@@ -49,6 +50,15 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
     assert said["model"] == available_models()[0].identifier
     assert said["tenant_id"] == str(Tenant.objects.get().id)
     assert PeriodicTask.objects.get(task="billing.tasks.make_usage_partitions").enabled
+    minutes = dict(PeriodicTask.objects.exclude(interval=None).values_list("task", "interval__every"))
+    assert minutes == {
+        "alerts.tasks.deliver_due": 1,
+        "billing.tasks.check_budgets": 1,
+        "billing.tasks.check_limits": 1,
+        "billing.tasks.check_provider_excess": 5,
+    }
+    app.loader.import_default_modules()
+    assert minutes.keys() <= app.tasks.keys()
     assert Tenant.objects.get().memberships.get().role == "owner"
 
 
