@@ -8,7 +8,7 @@ from __future__ import annotations
 from celery import shared_task
 from django.conf import settings
 
-from billing import excess, limit_checks
+from billing import excess, limit_checks, sunsets
 from billing.partitions import make_partitions
 from core.clock import utc_now
 
@@ -36,3 +36,9 @@ def check_budgets() -> None:
 def check_provider_excess() -> None:
     """Tells operators what providers counted beyond what was held."""
     excess.check(now=utc_now())
+
+
+@shared_task
+def look_at_sunsets() -> None:
+    """Tells tenants of models that end, and ends those whose time has come; beat runs it each hour."""
+    sunsets.look(now=utc_now())

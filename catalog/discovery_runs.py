@@ -210,7 +210,7 @@ def _end(row: DiscoveryRun, state: str, detail: str = "") -> str:
         if state not in (DiscoveryRun.State.FAILED, DiscoveryRun.State.SKIPPED):
             for kind in discovered.Kind:
                 metrics.discovered_models.labels(slug, kind.value).set(counts[kind.value])
-        signals.discovery_ended.send(
+        signals.discovery_ended.send_robust(
             DiscoveryRun, run_id=row.id, provider=slug, outcome=str(state), changes=dict(counts), detail=detail
         )
 

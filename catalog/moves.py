@@ -34,13 +34,14 @@ def move_model(
     sunset_at: datetime | None = None,
     successor: UUID | None = None,
     force: bool = False,
+    now: datetime | None = None,
 ) -> EmbeddingModel:
     """Moves along one edge of the lifecycle. Of several that move the same row at once, one wins.
 
     `cause` goes with a move to unavailable, `proof` is what a move to available rests on, `force` removes a deprecated
-    model before its sunset.
+    model before its sunset, `now` is the clock of whoever decided that it has come.
     """
-    row, now = find_model(model_id), utc_now()
+    row, now = find_model(model_id), now or utc_now()
     changes: dict[str, Any] = {"state": to, "state_reason": reason[:200], "updated_at": now, "unavailable_cause": ""}
     if to not in State.values:
         raise InvalidRequest(f"{to!r} is no state; there are {', '.join(State.values)}.", param="to")
@@ -66,7 +67,7 @@ def move_model(
     events.note(model_id, "moved", actor=actor, reason=reason, was=was, now=to, cause=why)
     catalog_changed()
     transaction.on_commit(
-        lambda: signals.model_moved.send(
+        lambda: signals.model_moved.send_robust(
             EmbeddingModel, model_id=model_id, was=was, now=to, cause=why, reason=reason, actor=actor
         )
     )
@@ -118,7 +119,9 @@ def change_sunset(
     events.note(model_id, "sunset moved", actor=actor, reason=f"{told}: {reason}" if reason else told)
     catalog_changed()
     transaction.on_commit(
-        lambda: signals.sunset_moved.send(EmbeddingModel, model_id=model_id, was=was, now=sunset_at, reason=reason)
+        lambda: signals.sunset_moved.send_robust(
+            EmbeddingModel, model_id=model_id, was=was, now=sunset_at, reason=reason
+        )
     )
     return row
 

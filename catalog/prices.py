@@ -123,7 +123,7 @@ def _settle(found: Checked) -> None:
         superseded.update(state=PriceProposal.State.REFUSED, actor="superseded", decided_at=utc_now())
         PriceProposal.objects.create(**waiting, was=finding.was, source=finding.sources[:100])
     transaction.on_commit(
-        lambda: signals.prices_unsettled.send(
+        lambda: signals.prices_unsettled.send_robust(
             EmbeddingModel, model_id=row.id, told=dict(finding.told), outcome=finding.outcome.value
         )
     )

@@ -37,6 +37,12 @@ def list_models(
     return found
 
 
+def deprecated_models() -> list[EmbeddingModel]:
+    """All that are deprecated, with their successors and the prices of these."""
+    found = EmbeddingModel.objects.filter(state=State.DEPRECATED).select_related("provider", "successor")
+    return list(found.prefetch_related("successor__prices").order_by("sunset_at", "id"))
+
+
 def price_now(row: EmbeddingModel, now: datetime) -> Decimal | None:
     """USD per million tokens in force, from what is loaded already; None: unpriced."""
     if hasattr(row, "price_in_force"):

@@ -1,4 +1,7 @@
-"""What the catalogue tells the apps above it, after commit. Received in their `receivers.py`."""
+"""What the catalogue tells the apps above it, after commit. Received in their `receivers.py`.
+
+Failure: a receiver that fails is logged by Django; what was committed is done, and the others are told.
+"""
 
 from __future__ import annotations
 

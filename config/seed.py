@@ -153,6 +153,7 @@ def _add(model: Model) -> None:
 
 _DAILY = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
     "make usage partitions": ("billing.tasks.make_usage_partitions", "0", "7"),
+    "look at sunsets": ("billing.tasks.look_at_sunsets", "*", "27"),
     "discover models": ("catalog.tasks.discover_all", "3", "17"),
     "check prices": ("catalog.tasks.update_prices", "3", "47"),
     "recheck shared spaces": ("catalog.tasks.recheck_spaces", "2", "17"),
