@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog import listing_cache, services, upstreams, validating
+from catalog import listing_cache, moves, services, upstreams, validating
 from catalog.fields import (
     CatalogPage,
     ChangedModel,
@@ -32,6 +32,7 @@ from catalog.fields import (
     PriceFields,
     ProviderFields,
     ProviderGlimpse,
+    SunsetFields,
 )
 from catalog.models import EmbeddingModel, Price, Provider, State
 from catalog.rest import KeysetPagination, StrictFilters, actor_of, page_number, refuse_unknown_parameters
@@ -157,6 +158,16 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         fields = Move(data=request.data)
         fields.is_valid(raise_exception=True)
         services.move_model(model_id=pk, actor=actor_of(request), **fields.validated_data)
+        return Response(ModelFields(services.find_model(pk)).data)
+
+    @extend_schema(
+        summary="Give a deprecated model another end or successor", request=SunsetFields, responses=ModelFields
+    )
+    @action(detail=True, methods=["post"])
+    def sunset(self, request: Request, pk: UUID) -> Response:
+        fields = SunsetFields(data=request.data)
+        fields.is_valid(raise_exception=True)
+        moves.change_sunset(model_id=pk, actor=actor_of(request), **fields.validated_data)
         return Response(ModelFields(services.find_model(pk)).data)
 
     @extend_schema(

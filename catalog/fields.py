@@ -153,6 +153,14 @@ class Move(StrictFields):
     )
 
 
+class SunsetFields(StrictFields):
+    sunset_at = serializers.DateTimeField(allow_null=True, help_text="When it ends; null: nobody knows yet.")
+    successor = serializers.UUIDField(
+        required=False, allow_null=True, help_text="The id of another catalogue row; left out, it stays."
+    )
+    reason = serializers.CharField(max_length=200, required=False, allow_blank=True)
+
+
 class EventFields(StrictRows):
     """What happened to a model."""
 
