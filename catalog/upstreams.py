@@ -62,6 +62,7 @@ class ProviderSettings(TypedDict, total=False):
     tpm: int | None
     timeout_s: float
     is_enabled: bool
+    discovery: str
 
 
 def add_provider(

@@ -14,6 +14,7 @@ from billing.api.quotas import QuotaView
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
+from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
@@ -23,6 +24,7 @@ router.register("tenants", TenantViews, basename="tenant")
 router.register("api-keys", ApiKeyViews, basename="api-key")
 router.register("embedding-models/providers", ProviderViews, basename="provider")
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
+router.register("embedding-models/discovery/runs", DiscoveryRunViews, basename="discovery-run")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
 router.register("agents", AgentViews, basename="agent")
 router.register("limits", LimitViews, basename="limit")

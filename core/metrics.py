@@ -75,6 +75,15 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
         histogram._buckets[bucket].inc(count)
 
 
+discovery_runs = Counter("model_discovery_runs_total", "Looks at providers' lists of models.", ["provider", "outcome"])
+discovered_models = Gauge(
+    "model_discovery_models",
+    "Models in the last look's difference, by kind of change.",
+    ["provider", "change"],
+    multiprocess_mode="mostrecent",
+)
+
+
 class BoundedLabel:
     """Lets the first `most` values through and calls all others `other`."""
 

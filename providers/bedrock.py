@@ -121,7 +121,11 @@ class BedrockProvider:
         except (KeyError, ValueError) as error:
             raise bad_answer(f"no list of models: {type(error).__name__}") from None
         return [
-            ListedModel(each["modelId"], each.get("modelName", ""))
+            ListedModel(
+                each["modelId"],
+                each.get("modelName", ""),
+                is_deprecated=each.get("modelLifecycle", {}).get("status") == "LEGACY",
+            )
             for each in found
             if "TEXT" in each.get("inputModalities", ())
         ]

@@ -5,8 +5,9 @@ For other processes: `python -m tests.fakes.x --port 9000`, switched by `POST /_
 read by `GET /_control` (`{"calls": [...], "secret": {...}}`).
 
 Switches: `latency_s`, `key`, `poison` (a text that contains it is refused), `fault` (each fake's `FAULTS`) with
-`status`, `body`, `headers`, `retry_after` for the fault `status`, and `times` (how many calls a fault lasts; None:
-until reset). A refused connection needs no switch: leave the `with`, or end the process.
+`status`, `body`, `headers`, `retry_after` for the fault `status`, `times` (how many calls a fault lasts; None: until
+reset), `listed` (what the list of models holds instead), and with OpenAI's wire `turned_by` (degrees) and `info`. A
+refused connection needs no switch: leave the `with`, or end the process.
 """
 
 from __future__ import annotations
@@ -89,6 +90,9 @@ class Switches:
     headers: dict[str, str] = field(default_factory=dict)
     retry_after: str = ""
     huge_bytes: int = 1_000_000
+    listed: list[dict[str, Any]] | None = None  # what the list of models holds, in the vendor's words; None: all
+    info: dict[str, Any] = field(default_factory=dict)  # makes the fake a text-embeddings-inference server
+    turned_by: float = 0.0  # degrees, every vector in the same way: a model that was exchanged behind its name
 
     def take_fault(self) -> str:
         """The fault for this call; a fault for a number of calls wears off."""
@@ -232,13 +236,18 @@ class FakeServer:
 
     async def listed(self, request: web.Request, found: Mapping[str, object]) -> web.StreamResponse:
         """A handler's answer on the vendor's route that lists models."""
-        if self.switches.take_fault() == "status":
+        fault = self.switches.take_fault()
+        if self.switches.latency_s:
+            await asyncio.sleep(self.switches.latency_s)
+        if fault == "status":
             return self.status_answer()
         try:
             self.authenticate(request, b"")
         except Refusal as refusal:
             return self._refused(refusal)
-        return web.json_response(found)
+        if self.switches.listed is not None:
+            found = {name: self.switches.listed if isinstance(value, list) else value for name, value in found.items()}
+        return await self._broken(request, dict(found), fault)
 
     def status_answer(self) -> web.Response:
         headers = dict(self.switches.headers)
