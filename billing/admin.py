@@ -278,8 +278,8 @@ class LimitAdmin(TenantScoped[Limit]):
         "Terms",
         {
             "fields": ("amount", "mode", "thresholds"),
-            "description": "Hard refuses what would pass it. Soft lets it through and tells. Shadow only counts. This "
-            "build keeps limits and does not enforce them yet.",
+            "description": "Hard refuses what would pass it. Soft lets it through and tells. Shadow only counts. "
+            "It applies within a second, and counts from the beginning of its present day or month.",
         },
     )
     fieldsets = ((None, {"fields": ("shown_target", "measure", "period")}), _terms)

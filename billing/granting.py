@@ -130,7 +130,9 @@ _NEW_POOL = (
     "INSERT INTO billing_pool (tenant_id, kind, opened_at, used_at) "
     "VALUES (%s, %s, clock_timestamp(), clock_timestamp()) RETURNING id"
 )
-_CLOSE_REDIS_POOLS = "UPDATE billing_pool SET closed_at = clock_timestamp() WHERE tenant_id = %s AND kind = 'redis' AND closed_at IS NULL"
+_CLOSE_REDIS_POOLS = """
+UPDATE billing_pool SET closed_at = clock_timestamp() WHERE tenant_id = %s AND kind = 'redis' AND closed_at IS NULL
+"""
 _encode = msgspec.json.Encoder().encode
 
 

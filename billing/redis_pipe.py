@@ -144,7 +144,8 @@ class RedisPipe:
         was_up = True
         while True:
             try:
-                wire = await asyncio.wait_for(self._connect(), _CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):  # `wait_for` can lose a cancellation to a refusal
+                    wire = await self._connect()
             except (OSError, TimeoutError, RedisAway, hiredis.ReplyError) as error:
                 if was_up:
                     log.warning("redis: cannot connect: %s", type(error).__name__)

@@ -27,7 +27,7 @@ from billing.adjustments import ADJUSTMENT
 from billing.models import ProviderCall, UsageRow
 from billing.selectors import at_request, find_usage
 from catalog.admin_base import HouseAdmin, is_operator
-from catalog.admin_looks import code, money, table, when
+from catalog.admin_looks import code, money, short, table, when
 from core.clock import utc_now
 from tenants.admin_scope import TenantScoped
 from tenants.models import ApiKey, Tenant
@@ -134,7 +134,7 @@ class LedgerAdmin(TenantScoped[Any]):
 
     @admin.display(description="took")
     def took(self, row: Any) -> str:
-        return f"{row.latency_ms:,.1f} ms"
+        return f"{row.latency_ms:,.1f}\u00a0ms"
 
     @admin.display(description="tokens")
     def shown_tokens(self, row: Any) -> str:
@@ -217,7 +217,7 @@ class UsageRowAdmin(LedgerAdmin):
 
     @admin.display(description="request")
     def request_id(self, row: UsageRow) -> str:
-        return code(row.id)
+        return short(row.id)
 
     @admin.display(description="request")
     def shown_id(self, row: UsageRow) -> str:
@@ -229,7 +229,7 @@ class UsageRowAdmin(LedgerAdmin):
 
     @admin.display(description="of it, the provider")
     def provider_took(self, row: UsageRow) -> str:
-        return f"{row.provider_latency_ms:,.1f} ms"
+        return f"{row.provider_latency_ms:,.1f}\u00a0ms"
 
     @admin.display(description="calls")
     def calls(self, row: UsageRow) -> str:
@@ -252,7 +252,7 @@ class UsageRowAdmin(LedgerAdmin):
 
 @admin.register(ProviderCall)
 class ProviderCallAdmin(LedgerAdmin):
-    list_display = ("at", "shown_model", "shown_outcome", "texts", "shown_tokens", "took", "detail", "of_request")
+    list_display = ("at", "shown_model", "shown_outcome", "texts", "shown_tokens", "took", "detail", "link")
     search_help_text = "Id of a request"
     fieldsets = (
         (None, {"fields": ("moment", "of_request", "shown_outcome", "status", "detail")}),
@@ -276,8 +276,15 @@ class ProviderCallAdmin(LedgerAdmin):
 
     @admin.display(description="request")
     def of_request(self, row: ProviderCall) -> str:
+        return self._linked(row, code(row.request_id))
+
+    @admin.display(description="request")
+    def link(self, row: ProviderCall) -> str:
+        return self._linked(row, short(row.request_id))
+
+    def _linked(self, row: ProviderCall, text: str) -> str:
         url = reverse(f"{self.admin_site.name}:billing_usagerow_change", args=[row.request_id])
-        return format_html('<a class="text-link" href="{}">{}</a>', url, code(row.request_id))
+        return format_html('<a class="text-link" href="{}">{}</a>', url, text)
 
 
 def _id(text: str) -> UUID:

@@ -70,7 +70,7 @@ class CredentialForm(forms.Form):
                 strip=is_text,
                 widget=UnfoldAdminExpandableTextareaWidget if is_text else UnfoldAdminPasswordWidget(attrs=hidden),
             )
-        if not is_only_way:
+        if len(upstreams.SECRETS[kind]) > 1:
             self.fields["label"].help_text += " Give either the API key alone, or both AWS keys."
 
     def clean(self) -> dict[str, Any]:
@@ -179,6 +179,13 @@ class ProviderAdmin(HouseAdmin[Provider]):
     @admin.display(description="changed", ordering="updated_at")
     def updated(self, row: Provider) -> str:
         return when(row.updated_at)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        row = self.get_object(request, object_id)
+        unfit = (set() if upstreams.SECRETS[Kind(row.kind)] else {"add_credential"}) | (
+            set() if row.credentials.exists() else {"remove_credential"}
+        )
+        return [each for each in super().get_actions_detail(request, object_id) if each.path not in unfit]
 
     def add_row(self, request: HttpRequest, form: RowForm) -> Provider:
         given = form.cleaned_data

@@ -90,7 +90,7 @@ class RowForm(forms.ModelForm):
 
     def _post_clean(self) -> None:
         # Constraints are left to the service, which says in words what a constraint can only name.
-        self.instance.validate_constraints = lambda exclude=None: None  # type: ignore[method-assign]
+        self.instance.validate_constraints = lambda exclude=None: None
         super()._post_clean()  # type: ignore[misc]
 
     def changed(self, *names: str) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def code(text: object) -> SafeString | str:
     return format_html('<code class="text-xs whitespace-nowrap">{}</code>', text) if text else NOTHING
 
 
+def short(text: object) -> SafeString:
+    """The end of a long id, which tells it from its neighbours in a list; the whole of it shows under the pointer."""
+    return format_html('<code class="text-xs whitespace-nowrap" title="{}">…{}</code>', text, str(text)[-12:])
+
+
 def words(found: Iterable[object]) -> SafeString | str:
     """Each on its own, wrapping where there is no room."""
     return format_html_join(" ", '<code class="text-xs inline-block mr-1">{}</code>', ((each,) for each in found)) or (

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 _FULL = 1_000_000  # the price of a full call
@@ -232,7 +233,7 @@ class Queue(Generic[J]):
         for each in names:
             tenant = self._turns[each]
             group = tenant.groups[lane]
-            taken = _fill(list(group.jobs), items, tokens, may_exceed=items == lane.max_items)
+            taken = _fill(list(islice(group.jobs, items)), items, tokens, may_exceed=items == lane.max_items)
             for job, stop in taken.items():
                 yield Piece(job, job.taken, stop)
                 size = sum(job.counts[job.taken : stop])
@@ -263,10 +264,8 @@ class Queue(Generic[J]):
 
 def _fill(jobs: list[J], items: int, tokens: int, *, may_exceed: bool) -> dict[J, int]:
     """How far each job is taken into a call with room for so many texts and tokens: first each gets its part, then,
-    in order of arrival, what is left. With `may_exceed` the very first text goes even if it has too many tokens."""
+    in order of arrival, what is left. There is a text's room for each at least. With `may_exceed` the very first text goes even if it has too many tokens."""
     stops: dict[J, int] = {}
-    if len(jobs) > items:
-        jobs = jobs[:items]
     for share in (max(1, items // max(1, len(jobs))), items):
         for job in jobs:
             stop = start = stops.get(job, job.taken)

@@ -1,8 +1,8 @@
 """A call was refused for a text: finds which. Pure.
 
-Decides which part of a refused call is tried next, and when to give up: after so many calls that some bad texts are
-found among the most that a call carries (each takes two calls for every halving), or when text after text is refused
-alone and none is accepted, for then it is not a text that is wrong.
+Decides which part of a refused call is tried next, and when to give up. Eight bad texts are always found, each with two
+calls for every halving at most. Then what is still together stays so: it fails as a whole. The same when eight texts
+were refused alone and none accepted, for then it is hardly the texts that are wrong.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_BAD_TEXTS = 8  # as many are found in one call at least
-_REFUSED_IN_A_ROW = 4
+_BAD_TEXTS = 8
 
 
 class Bisection(Generic[T]):
@@ -40,7 +39,7 @@ class Bisection(Generic[T]):
         if len(part) == 1:
             self._refused_alone += 1
             return False
-        if self._calls_left <= 0 or (not self.has_accepted and self._refused_alone >= _REFUSED_IN_A_ROW):
+        if self._calls_left <= 0 or (not self.has_accepted and self._refused_alone >= _BAD_TEXTS):
             return False
         middle = len(part) // 2
         self._parts += [part[middle:], part[:middle]]

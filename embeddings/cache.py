@@ -53,7 +53,7 @@ class VectorCache:
         most_local_bytes: int,
         local_ttl_s: float = LOCAL_TTL_S,
         patience_s: float = 0.1,
-        most_writing_bytes: int = 8 * 1024 * 1024,
+        most_writing_bytes: int = 4 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipe = pipe
@@ -86,13 +86,16 @@ class VectorCache:
         """
         now = self._clock()
         found: list[Vector | None] = [_vector(self._local.get(key, now), dimensions) for key in keys]
-        if full_keys:
-            for index in _gaps(found):
+        gaps = _gaps(found)
+        if gaps and full_keys:
+            for index in gaps:
                 raw = self._local.get(full_keys[index], now)
                 found[index] = self._cut(keys[index], raw, full_dimensions, dimensions, now)
-        if _has_gaps(found) and self._pipe.is_up and now >= self._resting_until:
-            await self._fetch(found, keys, dimensions, full_keys, full_dimensions)
-        self._note(model, found)
+            gaps = _gaps(found)
+        if gaps and self._pipe.is_up and now >= self._resting_until:
+            await self._fetch(found, gaps, keys, dimensions, full_keys, full_dimensions)
+            gaps = _gaps(found)
+        self._note(model, len(found) - len(gaps), len(gaps))
         return found
 
     def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
@@ -128,13 +131,13 @@ class VectorCache:
     async def _fetch(
         self,
         found: list[Vector | None],
+        gaps: list[int],
         keys: Sequence[bytes],
         dimensions: int,
         full_keys: Sequence[bytes],
         full_dimensions: int,
     ) -> None:
         """Fills the gaps from Redis: with one MGET, or several one after the other where much is asked."""
-        gaps = _gaps(found)
         each_bytes = 4 * (dimensions + (full_dimensions if full_keys else 0))
         at_once = max(1, _MOST_READ_BYTES // max(1, each_bytes))
         last_moment = self._clock() + 3 * self._patience_s  # however many there are
@@ -198,9 +201,7 @@ class VectorCache:
             if misses:
                 metrics.cache_misses.labels(model).inc(misses)
 
-    def _note(self, model: str, found: list[Vector | None]) -> None:
-        misses = sum(vector is None for vector in found)
-        hits = len(found) - misses
+    def _note(self, model: str, hits: int, misses: int) -> None:
         self._hits += hits
         self._misses += misses
         before = self._counted.get(model, (0, 0))
@@ -251,10 +252,6 @@ def stacked(vectors: Sequence[Vector], dimensions: int) -> Vectors:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(_Slow)
-
-
-def _has_gaps(found: list[Vector | None]) -> bool:
-    return any(vector is None for vector in found)  # `in` would compare arrays element by element
 
 
 def _gaps(found: list[Vector | None]) -> list[int]:

@@ -19,7 +19,6 @@ from providers.answers import check_vectors
 from providers.base import EmbedCall, Endpoint, EndpointRefused, Provider
 from providers.failures import FailureKind, ProviderFailure
 
-
 _NO_MONEY_S = 60.0  # an account without money has it no sooner
 
 

@@ -64,7 +64,7 @@ class LimitFilters(django_filters.FilterSet):
     retrieve=extend_schema(summary="One limit"),
     create=extend_schema(
         summary="Add a limit",
-        description="Limits are stored; this build does not enforce them yet.",
+        description="It counts from the beginning of its present day or month, and applies within a second.",
         responses={201: LimitFields},
         examples=[
             OpenApiExample(

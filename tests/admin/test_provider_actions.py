@@ -41,6 +41,16 @@ def test_a_provider_and_its_credentials(chief: Any) -> None:
     assert not row.credentials.exists()
 
 
+def test_only_what_a_kind_takes_and_has_is_offered(chief: Any) -> None:
+    from catalog.upstreams import add_provider
+
+    local, empty = add_provider(slug="here", kind="local"), add_provider(slug="there", kind="openai")
+    of_local, of_empty = (read(chief, page("catalog_provider_change", row.pk)).links for row in (local, empty))
+    assert page("catalog_provider_add_credential", empty.pk) in of_empty
+    assert not {page(f"catalog_provider_{action}_credential", local.pk) for action in ("add", "remove")} & of_local
+    assert page("catalog_provider_remove_credential", empty.pk) not in of_empty
+
+
 def test_a_provider_with_models_is_not_deleted(chief: Any, furnished: Party) -> None:
     from catalog.models import Provider
 

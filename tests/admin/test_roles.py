@@ -109,6 +109,14 @@ def test_who_manages_whom(furnished: Party, role: str) -> None:
     assert found == {other: (may_manage(role, other), ends[other]) for other in ROLES}
 
 
+def test_who_may_not_is_told_so_inside_the_frame(furnished: Party) -> None:
+    client = as_role("viewer")
+    refused, unknown = client.get(reverse("admin:tenants_apikey_add")), client.get("/admin/no/such/page/")
+    assert (refused.status_code, unknown.status_code) == (403, 404)
+    assert "Your role does not permit this" in refused.content.decode()
+    assert "There is no such page" in unknown.content.decode()
+
+
 def test_the_last_owner_is_told_why(furnished: Party) -> None:
     own = first("tenants.Membership", tenant_id=furnished.id, role="owner")
     answer = fill(as_role("owner"), reverse("admin:tenants_membership_change", args=[own.pk]), role="viewer")

@@ -115,9 +115,7 @@ class Worker:
 
     def finish(self, asked: HoldAsk, hold: Hold, tokens: int) -> None:
         self.run(self.ledger.commit(row_of(asked, hold, tokens), ()))
-        self.limits.settle(hold, tokens=tokens, nano=tokens * PRICE) if not hold.is_direct else self.run(
-            self._settle(hold, tokens)
-        )
+        self.run(self._settle(hold, tokens))
         self.quiesce()
 
     def release(self, hold: Hold) -> None:

@@ -69,6 +69,16 @@ async def test_a_silent_server_is_away_until_it_speaks_again(pipe, valkey):
     assert await pipe.call("GET", "n") == b"1"  # the late one was carried out
 
 
+async def test_one_that_never_connected_is_closed_at_any_moment():
+    for turns in range(40):
+        nobody = RedisPipe(f"redis://127.0.0.1:{free_port()}/0")
+        nobody.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await nobody.close()
+
+
 async def test_another_server_has_another_run_id(pipe, valkey):
     before = pipe.run_id
     server, _ = valkey

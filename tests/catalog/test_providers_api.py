@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from catalog.loading import open_credential
+from catalog.loading import load_catalog, open_credential
 from catalog.models import ProviderCredential
 from tests.conftest import Party
 from tests.fakes.openai import FakeOpenAI
@@ -85,6 +85,9 @@ def test_each_kind_starts_with_its_vendors_caps(kind: str, items: int, tokens: i
         ({"base_url": "http://169.254.169.254/v1"}, "base_url"),
         ({"max_items": 0}, "max_items"),
         ({"max_concurrency": 5000}, "max_concurrency"),
+        ({"batch_window_ms": 101}, "batch_window_ms"),
+        ({"batch_window_ms": -1}, "batch_window_ms"),
+        ({"mixes_tenants": "perhaps"}, "mixes_tenants"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"colour": "red"}, "colour"),
     ],
@@ -94,6 +97,27 @@ def test_bad_input_is_named(change: dict[str, Any], field: str, operator: Any) -
     assert (answer.status_code, list(answer.json().get("errors", {}))) == (400, [field]), answer.json()
     assert SECRET not in answer.content.decode()
     assert operator.get(PROVIDERS).json()["results"] == []
+
+
+def test_who_shares_calls_is_set_by_the_operator_and_reaches_the_data_plane(operator: Any, add_model: Any) -> None:
+    model = add_model(tokenizer="cl100k_base")
+    before = load_catalog().deployments[model.id]
+    assert (before.batch_window_s, before.mixes_tenants) == (0.005, False)
+    changed = operator.patch(f"{PROVIDERS}/vendor", {"batch_window_ms": 20, "mixes_tenants": True}).json()
+    assert (changed["batch_window_ms"], changed["mixes_tenants"]) == (20, True)
+    after = load_catalog().deployments[model.id]
+    assert (after.batch_window_s, after.mixes_tenants) == (0.02, True)
+
+
+def test_tenants_share_no_calls_where_tokens_are_estimated(operator: Any, add_model: Any) -> None:
+    exact = add_model("exact", tokenizer="cl100k_base")
+    assert operator.patch(f"{PROVIDERS}/vendor", {"mixes_tenants": True}).status_code == 200
+    estimated = add_model("estimated", tokenizer="bytes")  # comes later: its own calls stay apart
+    found = load_catalog().deployments
+    assert (found[exact.id].mixes_tenants, found[estimated.id].mixes_tenants) == (True, False)
+    answer = operator.patch(f"{PROVIDERS}/vendor", {"mixes_tenants": True})
+    assert (answer.status_code, list(answer.json()["errors"])) == (400, ["mixes_tenants"])
+    assert "estimated" in answer.json()["detail"]
 
 
 def test_a_slug_is_taken_once_and_stays(operator: Any) -> None:

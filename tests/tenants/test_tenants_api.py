@@ -50,12 +50,40 @@ def test_bad_input_is_named(change: dict[str, str], status: int, field: str, ope
         ({"slug": "other"}, "slug"),
         ({"settings": {"colour": "red"}}, "settings"),
         ({"settings": {"unpriced_allowed": "perhaps"}}, "settings"),
+        ({"settings": {"cache_enabled": 1}}, "settings"),
+        ({"settings": {"cache_ttl_s": 0}}, "settings"),
+        ({"settings": {"cache_ttl_s": 31 * 24 * 3600}}, "settings"),
+        ({"settings": {"cache_ttl_s": 1.5}}, "settings"),
+        ({"settings": {"cache_hit_cost_per_million_tokens": "-0.01"}}, "settings"),
+        ({"settings": {"cache_hit_cost_per_million_tokens": "1000.01"}}, "settings"),
+        ({"settings": {"cache_hit_cost_per_million_tokens": "NaN"}}, "settings"),
+        ({"settings": {"cache_hit_cost_per_million_tokens": "cheap"}}, "settings"),
         ({"is_suspended": "perhaps"}, "is_suspended"),
     ],
 )
 def test_a_change_that_makes_no_sense_is_named(change: dict[str, Any], field: str, operator: Any, acme: Party) -> None:
     answer = operator.patch(f"{TENANTS}/{acme.id}", change)
     assert (answer.status_code, list(answer.json()["errors"])) == (400, [field])
+
+
+def test_a_setting_that_makes_no_sense_is_named_itself(operator: Any, acme: Party) -> None:
+    for name, value in {"cache_ttl_s": 0, "cache_hit_cost_per_million_tokens": "-1"}.items():
+        answer = operator.patch(f"{TENANTS}/{acme.id}", {"settings": {name: value}})
+        assert name in answer.json()["detail"]
+
+
+def test_how_a_tenant_is_cached_reaches_the_data_plane(operator: Any, acme: Party) -> None:
+    def settings() -> tuple[bool, int, int]:
+        config = load_tenant(acme.id)
+        assert config is not None
+        of = config.settings
+        return of.cache_enabled, of.cache_ttl_s, of.hit_nano_per_million
+
+    assert settings() == (True, 3600, 0)
+    wish = {"cache_enabled": False, "cache_ttl_s": 60, "cache_hit_cost_per_million_tokens": "0.002"}
+    changed = operator.patch(f"{TENANTS}/{acme.id}", {"settings": wish})
+    assert changed.json()["settings"] == wish
+    assert settings() == (False, 60, 2_000_000)
 
 
 def test_a_suspended_tenant_is_told_so_until_it_is_not(operator: Any, acme: Party) -> None:
