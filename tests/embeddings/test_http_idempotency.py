@@ -90,20 +90,20 @@ def test_a_refusal_leaves_the_key_free_for_what_was_meant(platform, payer, words
     assert charges_of(platform, payer[0]) == [("api", 20)]
 
 
-def test_a_failure_of_the_provider_is_not_kept(platform, payer, vendor):
-    vendor.switch(fault="status", status=500, times=1)
-    failed = platform.embed(payer[1], {"input": "again"}, Idempotency_Key="k")
+def test_a_failure_of_the_provider_is_not_kept(platform, frail, vendor):
+    vendor.switch(fault="status", status=500, times=2)  # our own retry fails as well
+    failed = platform.embed(frail[1], {"input": "again"}, Idempotency_Key="k")
     vendor.reset()
-    answer = platform.embed(payer[1], {"input": "again"}, Idempotency_Key="k")
+    answer = platform.embed(frail[1], {"input": "again"}, Idempotency_Key="k")
     assert (failed.status, answer.status, "idempotent-replayed" in answer.headers) == (502, 200, False)
-    assert charges_of(platform, payer[0]) == [("provider_error", 0), ("api", 20)]
+    assert charges_of(platform, frail[0]) == [("provider_error", 0), ("api", 20)]
 
 
 def test_an_answer_above_a_mebibyte_is_embedded_again_at_the_platforms_cost(platform, payer, vendor):
     tenant, key = payer
     body = {"input": [f"text {number}" for number in range(100)], "encoding_format": "float"}
-    first = platform.embed(key, body, Idempotency_Key="large")
-    again = platform.embed(key, body, Idempotency_Key="large")
+    first = platform.embed(key, body, Idempotency_Key="large", Cache_Control="no-store")
+    again = platform.embed(key, body, Idempotency_Key="large", Cache_Control="no-store")
     assert len(first.body) > 2**20
     assert (again.status, again.json["data"]) == (200, first.json["data"])
     assert (again.headers["idempotent-replayed"], Decimal(again.headers["x-embedding-cost-usd"])) == ("true", 0)

@@ -47,8 +47,8 @@ def metric(platform, start: str) -> float:
 def test_metrics_count_requests_tokens_and_money(platform):
     _, key = platform.add_tenant("counted")
     platform.configure(key, platform.model_id)
-    for _ in range(2):
-        assert platform.embed(key, input="hello world").status == 200
+    for text in ("hello world", "goodbye world"):
+        assert platform.embed(key, input=text).status == 200
     labels = 'model="text-embedding-3-small",provider="fake"'
     expected = {
         f'embedding_requests_total{{{labels},status="ok",tenant="counted"}}': 2,
@@ -61,7 +61,7 @@ def test_metrics_count_requests_tokens_and_money(platform):
     assert metric(platform, "ledger_rows_total") >= 2
 
 
-def test_neither_texts_nor_keys_get_into_log_or_metrics(platform, acme, vendor):
+def test_neither_texts_nor_keys_get_into_log_or_metrics(platform, acme, frail, vendor):
     """Whatever becomes of a request: answered, refused by us, refused by the vendor, failed."""
     secret = f"geheim{uuid.uuid4().hex}"
     unknown = acme[1][:-8] + "secret99"
@@ -75,16 +75,16 @@ def test_neither_texts_nor_keys_get_into_log_or_metrics(platform, acme, vendor):
         platform.ask("GET", f"/v1/{secret}", key=acme[1]),
     ]
     vendor.switch(poison=secret)
-    asked.append(platform.embed(acme[1], input=secret))
+    asked.append(platform.embed(acme[1], input=f"more {secret}"))
     vendor.switch(poison="", fault="status", status=500, body=json.dumps({"error": {"message": secret}}))
-    asked.append(platform.embed(acme[1], input=secret))
+    asked.append(platform.embed(frail[1], input=f"still more {secret}"))
     vendor.reset()
     last = asked[-1].headers["x-request-id"]
     eventually(lambda: last in platform.log.read_text())
     log, metrics = platform.log.read_text(), platform.ask("GET", "/metrics").body.decode()
     assert [answer.status for answer in asked] == [200, 400, 400, 400, 404, 401, 404, 400, 502]
     assert all(answer.headers["x-request-id"] in log for answer in asked)
-    for hidden in (secret, acme[1], unknown, vendor.key, platform.operator_key):
+    for hidden in (secret, acme[1], frail[1], unknown, vendor.key, platform.operator_key):
         assert hidden not in log
         assert hidden not in metrics
     kept = platform.rows(f"SELECT 1 FROM billing_providercall WHERE position('{secret}' in detail || upstream_id) > 0")
@@ -92,11 +92,11 @@ def test_neither_texts_nor_keys_get_into_log_or_metrics(platform, acme, vendor):
 
 
 def test_the_line_of_a_request_tells_what_it_did(platform, acme):
-    answer = platform.embed(acme[1], input="hello world", model="text-embedding-3-small")
+    answer = platform.embed(acme[1], input="goodbye moon", model="text-embedding-3-small")
     request_id = answer.headers["x-request-id"]
     eventually(lambda: request_id in platform.log.read_text())
     line = next(json.loads(each) for each in platform.log.read_text().splitlines() if request_id in each)
-    facts = {"event": "embedding_request", "tenant": "acme-of-the-door", "status": "ok", "items": 1, "tokens": 2}
+    facts = {"event": "embedding_request", "tenant": "acme-of-the-door", "status": "ok", "items": 1, "tokens": 3}
     assert {name: line[name] for name in facts} == facts
     assert line["ms"] >= line["provider_ms"] > 0
 
@@ -113,11 +113,11 @@ def stopping(tmp_path_factory):
         yield platform
 
 
-def stop_under_way(platform) -> tuple[list, list]:
+def stop_under_way(platform, text: str) -> tuple[list, list]:
     """Stops the web while one request is at the vendor; what that one got, and what new ones got meanwhile."""
     before = len(platform.vendor.calls)
     slow: list = []
-    thread = threading.Thread(target=lambda: slow.append(platform.embed(platform.key, input="under way")))
+    thread = threading.Thread(target=lambda: slow.append(platform.embed(platform.key, input=text)))
     thread.start()
     eventually(lambda: len(platform.vendor.calls) > before)
     platform.web.send_signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ def stop_under_way(platform) -> tuple[list, list]:
 
 def test_stopping_lets_requests_finish_and_refuses_new_ones(stopping):
     stopping.vendor.switch(latency_s=0.8)
-    slow, late = stop_under_way(stopping)
+    slow, late = stop_under_way(stopping, "slow")
     stopping.start_web()
     assert [answer.status for answer in slow] == [200]
     assert late[-1].error == (503, "draining", None)
@@ -145,7 +145,7 @@ def test_stopping_lets_requests_finish_and_refuses_new_ones(stopping):
 
 def test_what_outlives_the_grace_is_refused_and_not_charged(stopping):
     stopping.vendor.switch(fault="hang")
-    slow, _ = stop_under_way(stopping)
+    slow, _ = stop_under_way(stopping, "for ever")
     stopping.start_web()
     assert [answer.error for answer in slow] == [(503, "draining", None)]
     request_id = slow[0].headers["x-request-id"]
