@@ -108,6 +108,7 @@ class Gateway:
             raise
         finally:
             self._under_way -= 1
+            work.let_go()
             if work.hold is not None:
                 self._limits.release(work.hold)
 
@@ -193,7 +194,7 @@ class Gateway:
                 continue
             self._check_size(fitted)
             gathered = await self.look_up(work, fitted, gathered)
-            work.tokens, work.told_tokens, work.held_tokens, work.retries = 0, 0, 0, 0
+            work.begin()
             try:
                 await self._complete(work, fitted, gathered)
             except Next as failed:
@@ -252,15 +253,16 @@ class Gateway:
             if candidate.too_dear is not None:
                 raise Next(candidate.too_dear)
             names = [gathered.names[index] for index in missing]
-            with self._inflight.claim(names if may_join else ()) as claim:
-                mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
-                if mine:
-                    self._computing.check(work, candidate)
-                    await self._hold(work, candidate, gathered, mine)
-                    await self._computing.compute(work, candidate, gathered, mine, claim)
-                if claim.others:
-                    within_s = work.call.deadline - time.monotonic()
-                    gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
+            claim = self._inflight.claim(names if may_join else ())
+            work.claim = work.claim or claim
+            mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
+            if mine:
+                self._computing.check(work, candidate)
+                await self._hold(work, candidate, gathered, mine)
+                await self._computing.compute(work, candidate, gathered, mine)
+            if claim.others:
+                within_s = work.call.deadline - time.monotonic()
+                gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
             may_join = False  # whose leader failed is computed here
 
     async def _hold(self, work: Work, candidate: Candidate, gathered: Gathered, mine: Sequence[int]) -> None:
@@ -298,6 +300,8 @@ class Gateway:
         if has_computed:
             tokens = 0 if call.free else min(work.tokens, work.held_tokens)
             nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+            if work.hold is not None:
+                nano = min(nano, work.hold.nano)  # texts that were joined after the hold cost nothing beyond it
         else:
             tokens, nano = 0, await self._hold_hits(work, candidate, gathered)
         hold = work.hold
@@ -318,6 +322,7 @@ class Gateway:
             work.hold = None
             is_counted = has_computed and not call.free  # a request that cost nobody anything counts in no limit
             self._limits.settle(hold, tokens=tokens, nano=nano, requests=int(is_counted))
+        self._share(work)
         self._observer.finished(call.snapshot.config.slug, usage, calls, work.trace.attempts)
         return Answer(
             candidate.choice.deployment,
@@ -328,6 +333,15 @@ class Gateway:
             hold,
             gathered.failed,
         )
+
+    def _share(self, work: Work) -> None:
+        """Gives what was paid for to those who wait for it, and to the cache."""
+        names, vectors = list(work.fresh), list(work.fresh.values())
+        if work.claim is not None:
+            work.claim.resolve(names, vectors)
+        settings = work.call.snapshot.config.settings
+        if names and settings.cache_enabled and work.request.fills_cache:
+            self._cache.put(names, vectors, settings.cache_ttl_s)
 
     def _note_failure(self, work: Work, code: str) -> None:
         usage = usage_of(work.request, work.call, work.trace, code)

@@ -116,7 +116,7 @@ class Runtime:
         self.observer = Observer(
             self.ledger, most_tenants=bounds.metric_tenants, counted=(self.dispatcher.count, self.cache.count)
         )
-        computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
+        computing = Computing(dispatch=self.dispatcher, board=self.board)
         self.gateway = Gateway(
             computing=computing,
             ledger=self.ledger,

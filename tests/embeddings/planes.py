@@ -33,7 +33,7 @@ class Plane:
         self.cache = self.kept if cache is None else cache
         self.board = FakeBoard(breakers)
         self.dispatcher = Dispatcher(Sender(self.providers, self.board))
-        self.computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
+        self.computing = Computing(dispatch=self.dispatcher, board=self.board)
         self.gateway = Gateway(
             computing=self.computing,
             ledger=self.ledger,
