@@ -64,7 +64,7 @@ class Limits:
         self._plans: dict[tuple[int, UUID], tuple[tuple[LimitTerms, ...], Plan]] = {}  # by the limits' identity
         self._texts: dict[UUID, str] = {}
         self._gone: set[UUID] = set()  # limits that were removed while a snapshot still had them
-        self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and of how much
+        self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and what PostgreSQL had left
         self._late: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._active = 0
@@ -227,12 +227,13 @@ class Limits:
             index, lacking, used = int(reply[place]), int(reply[place + 1]), int(reply[place + 2])
             terms, field = plan.limits[index], plan.fields[index]
             if terms.is_hard:
-                need, left = plan.need(index, ask.tokens, ask.nano), told[field].left if field in told else None
-                until, of = self._refusals.get(field, (0.0, 0))
-                is_known = time.monotonic() < until and need >= of and used >= 0
-                if is_known or (left is not None and left < max(lacking, 1)):
-                    if not is_known:
-                        self._remember(field, need)
+                known = told.get(field)
+                until, left = self._refusals.get(field, (0.0, 0))
+                if known is not None and known.left is not None:
+                    until, left = time.monotonic() + _REFUSED_FOR_S, known.left
+                # Nothing lacking: what others account for leaves no room, or the limit was lowered.
+                if time.monotonic() < until and used >= 0 and (lacking == 0 or left < lacking):
+                    self._remember(field, until, left)
                     raise refused_by_period(plan, index, used)
             shortages.append(Shortage(field, terms.limit_id, plan.starts[index], lacking))
         drawn = await self._refills.draw(plan.tenant_id, plan.key, shortages)
@@ -321,10 +322,10 @@ class Limits:
         """The plan without these limits: they were removed, or cannot be counted now and are not hard."""
         return Plan(plan.tenant_id, [each for each in plan.limits if each.limit_id not in without], ask.created_ms)
 
-    def _remember(self, field: bytes, need: int) -> None:
+    def _remember(self, field: bytes, until: float, left: int) -> None:
         if len(self._refusals) > _MOST_KEPT:
             self._refusals.clear()
-        self._refusals[field] = (time.monotonic() + _REFUSED_FOR_S, need)
+        self._refusals[field] = (until, left)
 
     def _text(self, model_id: UUID) -> str:
         if len(self._texts) > _MOST_KEPT:
