@@ -97,7 +97,7 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
             raise InvalidRequest(f"There is no such state; there are {', '.join(State.values)}.", param="state")
         page = page_number(request, "page", default=1, most=1_000_000)
         limit = page_number(request, "limit", default=50, most=100)
-        wanted = {
+        wanted: dict[str, Any] = {
             "provider": asked.get("provider"),
             "model_type": asked.get("type"),
             "state": asked.get("state"),

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -56,7 +57,7 @@ def begin_runs(*, slug: str | None = None, actor: str) -> list[DiscoveryRun]:
     with transaction.atomic():
         runs = [DiscoveryRun.objects.create(provider=each, actor=actor[:200]) for each in providers]
         for each in runs:
-            transaction.on_commit(lambda run_id=each.id: discover.delay(str(run_id)))
+            transaction.on_commit(partial(discover.delay, str(each.id)))
     return runs
 
 

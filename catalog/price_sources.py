@@ -152,10 +152,10 @@ class CsvUpload:
                 raise SourceUnreadable(f"{self.name}: {where} names no provider or no model")
             try:
                 usd = _money(self.name, where, Decimal(row["cost_per_million_tokens"] or "x"))
-                widths = [int(row[name]) if row.get(name) else None for name in ("dimensions", "max_tokens")]
+                width, most = (int(row[name]) if row.get(name) else None for name in ("dimensions", "max_tokens"))
             except (InvalidOperation, ValueError) as error:
                 raise SourceUnreadable(f"{self.name}: {where} holds what is no number") from error
-            found.append(Quote(self.name, row["provider"].strip(), row["model_identifier"].strip(), usd, *widths))
+            found.append(Quote(self.name, row["provider"].strip(), row["model_identifier"].strip(), usd, width, most))
         return found
 
 

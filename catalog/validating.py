@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import cast
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
 
 from catalog import events
-from catalog.equality import FailedProbe, Measured, Vectors, differences
+from catalog.equality import FailedProbe, Measured, differences
 from catalog.lifecycle import UNRELEASED, Cause, Proof
 from catalog.loading import deployment_of
 from catalog.models import Capability, EmbeddingModel, ModelCheck, State, VectorSpace
@@ -134,7 +133,7 @@ def _measured(reading: Reading, width: int) -> Measured | None:
     vectors = reading.vectors
     if vectors is None or vectors.shape != (len(reading.question.probes), width):
         return None
-    return Measured(tuple(each.name for each in reading.question.probes), cast(Vectors, vectors))
+    return Measured(tuple(each.name for each in reading.question.probes), vectors)
 
 
 def _tokens(reading: Reading) -> int:
