@@ -9,8 +9,8 @@ found or computed before is dropped, at the platform's cost.
 
 Failure: a candidate fails, is over a limit or must not be called now → the next one, inside one deadline; the ledger
 away → held back by it, then its 503, and no provider is called meanwhile. Whatever is raised, nothing was charged and
-the hold is released. What was sent is never cancelled (`dispatch.py`), and doors do not cancel either: a client that has
-gone is served to the end, charged once, and finds its vectors in the cache. Only a process that stops breaks off.
+the hold is released. What was sent is never cancelled (`dispatch.py`), and doors do not cancel either: a client that
+has gone is served to the end, charged once, and finds its vectors in the cache. Only a process that stops breaks off.
 """
 
 from __future__ import annotations
