@@ -166,7 +166,7 @@ class Limits:
 
     async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         if replacing is not None and replacing.is_direct:
-            self.release(replacing)
+            await self._give_up(replacing)
         told: dict[bytes, Granted] = {}
         force = 0  # 1: soft limits ask no block
         for _ in range(_MOST_ROUNDS):
@@ -248,7 +248,7 @@ class Limits:
     async def _hold_direct(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         """In PostgreSQL alone: a block for each request."""
         if replacing is not None:
-            self.release(replacing)
+            await self._give_up(replacing)
         hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
         hold.held_ms = time.time() * 1000
         wishes = {
@@ -288,6 +288,15 @@ class Limits:
             else:
                 return pool, {(each.limit_id, each.start): each for each in granted}
         raise PoolClosed
+
+    async def _give_up(self, hold: Hold) -> None:
+        """Releases what another hold is to take the place of; returns when that has happened."""
+        if hold.is_direct and hold.is_open:
+            hold.is_open = False
+            self._active -= 1
+            await self._give_back(hold, 0, 0, 0)
+        else:
+            self.release(hold)
 
     async def _give_back(self, hold: Hold, tokens: int, nano: int, requests: int) -> None:
         plan = hold.plan
