@@ -227,7 +227,8 @@ class Gateway:
         prepare = partial(inputs.for_candidate, candidate)
         items, counts = await off_loop(prepare) if inputs.is_heavy else prepare()
         if before is not None and before.place == place and before.items is items:
-            before.counts, before.failed = counts, dict(candidate.too_long)
+            before.counts = counts
+            before.failed = {i: error for i, error in candidate.too_long.items() if before.rows[i] is None}
             return before
         config, input_type = work.call.snapshot.config, work.request.input_type
         name = partial(self._names.keys, config.tenant_id, space=place[0], epoch=place[1], input_type=input_type)
@@ -259,19 +260,24 @@ class Gateway:
             mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
             if mine:
                 self._computing.check(work, candidate)
-                await self._hold(work, candidate, gathered, mine)
+                joined = [i for i, name in zip(missing, names, strict=True) if name in claim.others]
+                await self._hold(work, candidate, gathered, mine, joined)
                 await self._computing.compute(work, candidate, gathered, mine)
             if claim.others:
                 within_s = work.call.deadline - time.monotonic()
                 gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
             may_join = False  # whose leader failed is computed here
 
-    async def _hold(self, work: Work, candidate: Candidate, gathered: Gathered, mine: Sequence[int]) -> None:
+    async def _hold(
+        self, work: Work, candidate: Candidate, gathered: Gathered, mine: Sequence[int], joined: Sequence[int]
+    ) -> None:
         """Reserves what these texts may cost at most, in place of what was held before. Raises `Next` over a limit."""
         call, started = work.call, time.monotonic()
         work.held_tokens += gathered.tokens_of(mine)
-        tokens = 0 if call.free else work.held_tokens
-        nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+        if call.free:  # it was charged already, and counts in no limit
+            return
+        tokens = work.held_tokens
+        nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered, joined)
         limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
         try:
             work.hold = await self._limits.hold(_ask(call, candidate, limits, tokens, nano), replacing=work.hold)
@@ -282,6 +288,9 @@ class Gateway:
 
     async def _hold_hits(self, work: Work, candidate: Candidate, gathered: Gathered) -> int:
         """What an answer from the cache alone costs: the tenant's price of hits; nothing where a budget is used up."""
+        if work.hold is not None:  # of a candidate that failed: this one was not asked
+            self._limits.release(work.hold)
+            work.hold = None
         call, nano = work.call, _hits_nano(work.call, gathered)
         limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
         budgets = tuple(each for each in limits if each.measure == "usd")
@@ -297,7 +306,7 @@ class Gateway:
 
     async def _charge(self, work: Work, candidate: Candidate, gathered: Gathered) -> Answer:
         """Books what the request cost; returns when that is committed and the hold is settled."""
-        call, has_computed = work.call, gathered.cached < len(gathered.rows)
+        call, has_computed = work.call, gathered.computed > 0
         if has_computed:
             tokens = 0 if call.free else min(work.tokens, work.held_tokens)
             nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
@@ -351,12 +360,15 @@ class Gateway:
         self._observer.finished(work.call.snapshot.config.slug, usage, work.trace.calls, work.trace.attempts)
 
 
-def _hits_nano(call: Call, gathered: Gathered) -> int:
-    """What the tenant pays for what others, or earlier requests, computed."""
+def _hits_nano(call: Call, gathered: Gathered, joined: Sequence[int] = ()) -> int:
+    """What the tenant pays for what others, or earlier requests, computed; `joined`: the first of each text that
+    another request is computing now."""
     settings = call.snapshot.config.settings
-    if call.free or not gathered.cached or not settings.cache_hit_cost_per_million_tokens:
+    if call.free or not (gathered.cached or joined) or not settings.cache_hit_cost_per_million_tokens:
         return 0
-    return cost_nano(gathered.cached_tokens, settings.hit_nano_per_million)
+    names = {gathered.names[index] for index in joined}
+    tokens = gathered.cached_tokens + gathered.tokens_of([i for i, n in enumerate(gathered.names) if n in names])
+    return cost_nano(tokens, settings.hit_nano_per_million)
 
 
 def _ask(call: Call, candidate: Candidate, limits: tuple[LimitTerms, ...], tokens: int, nano: int) -> HoldAsk:

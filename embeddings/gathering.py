@@ -38,6 +38,11 @@ class Gathered(msgspec.Struct, gc=False):
     cached_tokens: int = 0
 
     @property
+    def computed(self) -> int:
+        """Items that were computed for this request."""
+        return len(self.rows) - self.cached - len(self.failed)
+
+    @property
     def missing(self) -> list[int]:
         """Items to be computed, the first of each text."""
         if len(self.rows) == 1:

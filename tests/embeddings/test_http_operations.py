@@ -52,8 +52,8 @@ def test_metrics_count_requests_tokens_and_money(platform):
     labels = 'model="text-embedding-3-small",provider="fake"'
     expected = {
         f'embedding_requests_total{{{labels},status="ok",tenant="counted"}}': 2,
-        f'embedding_tokens_total{{{labels},tenant="counted"}}': 4,
-        f'embedding_cost_usd_total{{{labels},tenant="counted"}}': pytest.approx(0.00000008),
+        f'embedding_tokens_total{{{labels},tenant="counted"}}': 5,
+        f'embedding_cost_usd_total{{{labels},tenant="counted"}}': pytest.approx(0.0000001),
     }
     eventually(lambda: {start: metric(platform, start) for start in expected} == expected)
     histograms = ("embedding_request_duration_seconds", "embedding_provider_duration_seconds", "embedding_batch_items")
