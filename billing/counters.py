@@ -35,7 +35,7 @@ CHARGED = "status = 'ok' AND source NOT IN ('adjustment', 'replay')"
 _SUMS = f"""
 SELECT k.limit_id, k.start, coalesce((
     SELECT sum(CASE l.measure WHEN 'tokens' THEN u.tokens WHEN 'usd' THEN u.cost_usd * 1000000000
-        WHEN 'requests' THEN (u.cached < u.items)::int END)  -- one answered by the cache alone counts in no limit
+        WHEN 'requests' THEN (u.held_tokens > 0)::int END)  -- one answered by the cache alone counts in no limit
     FROM billing_usagerow u
     WHERE u.tenant_id = l.tenant_id AND {CHARGED}
         AND u.created_at >= k.start::timestamp AT TIME ZONE 'UTC'

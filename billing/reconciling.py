@@ -53,7 +53,7 @@ FROM unnest(%(ids)s::uuid[], %(ms)s::bigint[], %(models)s::uuid[], %(names)s::te
 ON CONFLICT DO NOTHING
 """
 _CHARGES = f"""
-SELECT id::text, pool, status, ({CHARGED} AND cached < items)::int, tokens,
+SELECT id::text, pool, status, ({CHARGED} AND held_tokens > 0)::int, tokens,
     (cost_usd * 1000000000)::bigint
 FROM billing_usagerow
 WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s::uuid[]) AND created_at >= %(first)s AND created_at <= %(last)s

@@ -319,7 +319,7 @@ class Gateway:
             candidate,
             tokens=tokens,
             nano=nano,
-            held_tokens=work.held_tokens,
+            held_tokens=work.held_tokens if has_computed else 0,  # by this the ledger tells what counts as a request
             provider_tokens=work.told_tokens if has_computed else None,
             is_estimated=has_computed and work.told_tokens is None,
             cached=gathered.cached,

@@ -72,6 +72,7 @@ class BedrockProvider:
             self._request(path, body),
             body,
             count=len(texts),
+            width=call.width,
             timeout_s=timeout_s,
             read=family.read,
             id_header=b"x-amzn-requestid",

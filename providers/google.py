@@ -88,6 +88,7 @@ class GoogleProvider:
             prepared,
             _request_body(call),
             count=len(call.inputs),
+            width=call.width,
             timeout_s=timeout_s,
             read=_read if call.dimensions is None else _read_cut,
             id_header=b"x-request-id",

@@ -141,6 +141,7 @@ async def ask(client: HttpClient, prepared: bytes, call: EmbedCall, *, timeout_s
         prepared,
         _request_body(call),
         count=len(call.inputs),
+        width=call.width,
         timeout_s=timeout_s,
         read=_read,
         id_header=b"x-request-id",

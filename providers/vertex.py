@@ -72,6 +72,7 @@ class VertexProvider:
                 self._request(call.identifier, token),
                 body,
                 count=len(call.inputs),
+                width=call.width,
                 timeout_s=deadline - loop.time(),
                 read=_reader(call),
                 id_header=b"x-request-id",

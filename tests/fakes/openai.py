@@ -44,6 +44,9 @@ CONTENT_FAULTS: dict[str, Callable[[Data], Data]] = {
     "index_out_of_range": lambda data: [{**each, "index": each["index"] + 1} for each in data],
     "index_missing": lambda data: [{key: each[key] for key in each if key != "index"} for each in data],
     "wrong_width": lambda data: [{**each, "embedding": each["embedding"][:-1]} for each in _as_floats(data)],
+    "string_numbers": lambda data: [
+        {**each, "embedding": [str(number) for number in each["embedding"]]} for each in _as_floats(data)
+    ],
     "mixed_width": lambda data: _changed(_as_floats(data), _as_floats(data)[0]["embedding"][:-1]),
     "zero_vector": lambda data: _changed(data, [0.0] * _width(data)),
     "nan_base64": lambda data: _changed(

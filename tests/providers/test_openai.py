@@ -108,6 +108,8 @@ async def test_a_count_that_cannot_be_is_no_count(openai: OpenAIProvider, fake: 
         "nan",
         "redirect",
         "gzip",
+        "gzip_bomb",
+        "string_numbers",
         "ignores_dimensions",
     ],
 )
@@ -131,7 +133,7 @@ async def test_a_wrong_answer_to_one_text_is_a_failure(openai: OpenAIProvider, f
     assert failure.kind is FailureKind.BAD_ANSWER
 
 
-@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "short_body"])
+@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "reset_in_body", "short_body"])
 async def test_a_broken_connection_is_a_disconnection(openai: OpenAIProvider, fake: FakeOpenAI, fault: str) -> None:
     fake.switch(fault=fault)
 
@@ -140,8 +142,9 @@ async def test_a_broken_connection_is_a_disconnection(openai: OpenAIProvider, fa
     assert failure.kind is FailureKind.DISCONNECTED
 
 
-async def test_a_silent_server_is_a_timeout(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
-    fake.switch(fault="hang")
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+async def test_a_silent_server_is_a_timeout(openai: OpenAIProvider, fake: FakeOpenAI, fault: str) -> None:
+    fake.switch(fault=fault)
 
     failure = await failure_of(openai, EmbedCall(SMALL, ["one"], 1536), timeout_s=0.1)
 
@@ -155,6 +158,16 @@ async def test_an_answer_beyond_the_cap_is_not_read(endpoint: Endpoint, fake: Fa
     failure = await failure_of(OpenAIProvider(small), EmbedCall(SMALL, ["one"], 1536))
 
     assert (failure.kind, failure.detail) == (FailureKind.BAD_ANSWER, "the body exceeds 100000 bytes")
+
+
+async def test_an_answer_far_larger_than_what_was_asked_for_is_not_read(
+    openai: OpenAIProvider, fake: FakeOpenAI
+) -> None:
+    fake.switch(fault="huge_body", huge_bytes=60_000_000)
+
+    failure = await failure_of(openai, EmbedCall(SMALL, ["one"], 1536))
+
+    assert (failure.kind, failure.detail[:16]) == (FailureKind.BAD_ANSWER, "the body exceeds")
 
 
 async def test_the_vendors_wish_to_wait_is_passed_on(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
