@@ -6,7 +6,7 @@ read by `GET /_control` (`{"calls": [...], "secret": {...}}`).
 
 Switches: `latency_s`, `key`, `poison` (a text that contains it is refused), `fault` (each fake's `FAULTS`) with
 `status`, `body`, `headers`, `retry_after` for the fault `status`, `location` and `huge_bytes` for those they belong
-to, `times` (how many calls a fault lasts; None: until reset), `listed` (what the list of models holds instead), and with
+to, `times` (how many calls a fault lasts; None: until reset), `listed` (what the list of models holds instead), and in
 OpenAI's wire `turned_by` (degrees) and `info`. `by_text` has such words for the calls whose body holds a certain text,
 so that one fake does many things at a time. A refused connection needs no switch: leave the `with`, or end the process.
 """
