@@ -52,7 +52,11 @@ FROM unnest(%(limits)s::uuid[], %(starts)s::date[]) AS k(limit_id, start) JOIN b
 
 def ledger_sums(keys: Sequence[Key], *, live: Collection[int] = ()) -> dict[Key, int]:
     """What the ledger says was charged in these limits' periods, without the rows of these pools."""
-    words = {"limits": [each[0] for each in keys], "starts": [each[1] for each in keys], "live": list(live)}
+    words: dict[str, Any] = {
+        "limits": [each[0] for each in keys],
+        "starts": [each[1] for each in keys],
+        "live": list(live),
+    }
     with connection.cursor() as cursor:
         cursor.execute(_SUMS, words)
         return {(limit_id, start): total for limit_id, start, total in cursor.fetchall()}

@@ -148,7 +148,7 @@ def _charges(tenant_id: UUID, members: Sequence[Member]) -> dict[str, tuple[int 
     """By request: from which pool, the row's status, then requests, tokens and nano-dollars."""
     ids = [UUID(each.request_id) for each in members]
     names = dict(EmbeddingModel.objects.filter(id__in={each.model_id for each in members}).values_list("id", "name"))
-    words = {
+    words: dict[str, Any] = {
         "tenant": tenant_id,
         "status": UNRESOLVED,
         "ids": ids,
