@@ -159,6 +159,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "State": "catalog.models.State",
         "Tier": "catalog.models.Tier",
+        "RunState": "catalog.models.DiscoveryRun.State",
         "TenantModelState": "tenants.models.TenantModel.State",
         "AlertState": "alerts.models.Alert.State",
         "AlertKind": "alerts.kinds.choices",
