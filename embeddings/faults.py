@@ -10,7 +10,7 @@ from collections.abc import Collection
 from core import errors
 from core.money import cost_nano
 from embeddings.finding import Question
-from embeddings.requests import EmbeddingRequest
+from embeddings.requests import EmbeddingRequest, Fallback
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 
@@ -61,6 +61,14 @@ def other_shape(asked: Question, choice: Choice, dimensions: int) -> errors.Quiv
             param="X-Require-Embedding-Space",
         )
     return None
+
+
+def left_out(choice: Choice, fallback: Fallback) -> errors.QuiverError:
+    """Where the caller's own `fallback` is narrower than what there is."""
+    deployment = choice.deployment
+    return errors.NoModelAvailable(
+        f"{deployment.name} at {deployment.provider} is left out, for `fallback` is `{fallback}`."
+    )
 
 
 def too_long(request: EmbeddingRequest, choice: Choice, size: Size) -> dict[int, errors.QuiverError]:

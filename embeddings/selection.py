@@ -23,7 +23,7 @@ import msgspec
 from core import errors
 from core.money import cost_nano
 from embeddings import preferring
-from embeddings.faults import not_available, not_permitted, other_shape, too_dear, too_long
+from embeddings.faults import left_out, not_available, not_permitted, other_shape, too_dear, too_long
 from embeddings.finding import NO_WISHES, REQUESTED, Eligible, Question, find
 from embeddings.requests import EmbeddingRequest, Fallback, Strategy
 from embeddings.snapshot import Choice, TenantSnapshot
@@ -216,19 +216,28 @@ def _prohibition(judged: Sequence[Eligible]) -> errors.QuiverError | None:
 
 
 def _narrowed(judged: Sequence[Eligible], fallback: Fallback) -> list[Eligible]:
-    """What the caller's `fallback` leaves of the entries: all; those of the first usable one's space; that one."""
-    first = next((e for e in judged if e.fault is None), None)
-    if first is None or fallback == "auto":
+    """What the caller's `fallback` leaves of the entries: all; those of one space; one. The others are dropped for it.
+
+    Neither `space` nor `none` leads to what the tenant's admin wrote down, and `none` keeps to the name that was asked.
+    """
+    if fallback == "auto":
         return list(judged)
+    is_named = any(e.reason == REQUESTED for e in judged)
+    left = [e for e in judged if not e.is_fallback and (fallback == "space" or not is_named or e.reason == REQUESTED)]
+    first = next((e for e in left if e.fault is None), None)
     if fallback == "none":
-        return [e for e in judged if e is first or e.fault is not None]
-    named = judged[0] if judged[0].reason == REQUESTED else first
-    space = (named.choice.deployment.space, named.choice.deployment.epoch, named.dimensions)
+        left = [] if first is None else [first]
+    elif first is not None:
+        left = [e for e in left if _place(e) == _place(first)]
+    kept = {e.choice.configured.tenant_model_id for e in left}
     return [
-        e
+        e if e.fault or e.choice.configured.tenant_model_id in kept else replace(e, fault=left_out(e.choice, fallback))
         for e in judged
-        if e.fault is not None or (e.choice.deployment.space, e.choice.deployment.epoch, e.dimensions) == space
     ]
+
+
+def _place(entry: Eligible) -> tuple[str, int, int]:
+    return entry.choice.deployment.space, entry.choice.deployment.epoch, entry.dimensions
 
 
 def takes_tokens(choice: Choice) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import ContextLengthExceeded, InvalidRequest, QuotaExceeded
 from embeddings.snapshot import TenantSnapshot
-from providers.base import InputType
+from providers.base import EmbedAnswer, EmbedCall, InputType
 from providers.failures import FailureKind
 from tests.embeddings.building import MALLORY, call, choice, deployment, grant, limit, request, snapshot, token_request
 from tests.embeddings.fakes import failing, right, vectors_for
@@ -240,13 +240,13 @@ async def test_mallory_never_waits_for_acme(plane):
 # Items that fail alone
 
 
-async def poisoned(plane: Plane, of: TenantSnapshot, *texts: str, **words):
-    def answer(asked):
-        return (failing(FailureKind.TEXT_REFUSED) if "poison" in asked.inputs else right(tokens=len(asked.inputs)))(
-            asked
-        )
+def refusing_poison(asked: EmbedCall) -> EmbedAnswer:
+    behaviour = failing(FailureKind.TEXT_REFUSED) if "poison" in asked.inputs else right(tokens=len(asked.inputs))
+    return behaviour(asked)
 
-    plane.providers.behaviours["openai"] = answer
+
+async def poisoned(plane: Plane, of: TenantSnapshot, *texts: str, **words):
+    plane.providers.behaviours["openai"] = refusing_poison
     return await embed(plane, of, *texts, **words)
 
 
@@ -255,7 +255,7 @@ async def test_a_refused_text_fails_alone_where_that_is_wanted(plane, tenant):
     assert sorted(answer.failed) == [1, 3]
     assert {error.code for error in answer.failed.values()} == {"invalid_request"}
     assert np.array_equal(answer.vectors[[0, 2]], vectors_for(["a", "b"], 4))
-    assert (answer.usage.tokens, answer.usage.held_tokens) == (2, 3)
+    assert (answer.usage.tokens, answer.usage.held_tokens) == (2, 4)
 
 
 async def test_a_refused_text_fails_its_request_and_is_named(plane, tenant):
@@ -267,11 +267,8 @@ async def test_a_refused_text_fails_its_request_and_is_named(plane, tenant):
 async def test_a_text_that_is_too_long_fails_alone_and_is_not_sent(plane):
     of = snapshot(choice(deployment(max_tokens=2)))
     answer = await embed(plane, of, "one two three", "one", is_partial=True)
-    assert (list(answer.failed), answer.failed[0].code, texts_sent(plane)) == (
-        [0],
-        "context_length_exceeded",
-        [["one"]],
-    )
+    assert [(index, error.code) for index, error in answer.failed.items()] == [(0, "context_length_exceeded")]
+    assert texts_sent(plane) == [["one"]]
 
 
 async def test_hits_beside_a_text_that_fails_are_paid_within_the_budget(plane):

@@ -302,3 +302,35 @@ def test_a_named_model_that_its_tenant_disabled_is_not_replaced():
     fallback = choice(deployment("other", space="elsewhere"))
     named = choice(deployment("small"), fallback_model_id=fallback.configured.model_id, is_enabled=False)
     assert isinstance(refusal_of(request(model="small"), snapshot(named, fallback)), ModelNotConfigured)
+
+
+@pytest.mark.parametrize("fallback", ["space", "none"])
+@pytest.mark.parametrize("strategy", ["priority", "cost"])
+def test_a_narrow_fallback_never_leads_to_what_was_written_down(fallback, strategy):
+    other = choice(deployment("other", price=1))
+    gone = deployment("m", provider="a", space="s", state="unavailable")
+    twin = deployment("n", provider="b", space="s", state="unavailable", price=1)
+    of = snapshot(choice(gone, fallback_model_id=other.deployment.model_id), choice(twin), other)
+    found = chain(request(model="m", fallback=fallback, strategy=strategy), of)
+    assert found.candidates == ()
+    assert found.dropped[-1].reason == f"other at openai is left out, for `fallback` is `{fallback}`."
+
+
+def test_without_a_fallback_a_model_of_another_name_does_not_stand_in_even_in_the_same_space():
+    gone = deployment("m", provider="a", space="s", state="unavailable")
+    of = snapshot(choice(gone), choice(deployment("n", provider="b", space="s")))
+    assert names(chain(request(model="m", fallback="none"), of)) == []
+    assert names(chain(request(model="m", fallback="space"), of)) == ["b/n"]
+
+
+@pytest.mark.parametrize(("fallback", "left"), [("space", ["a/m", "b/m"]), ("none", ["a/m"])])
+def test_what_a_narrow_fallback_leaves_out_is_listed_with_that_reason(fallback, left):
+    of = snapshot(
+        choice(deployment("m", provider="a", space="s")),
+        choice(deployment("m", provider="b", space="s")),
+        choice(deployment("other", provider="c")),
+    )
+    found = chain(request(fallback=fallback), of)
+    assert names(found) == left
+    assert len(found.dropped) == 3 - len(left)
+    assert all("is left out" in each.reason for each in found.dropped)
