@@ -156,6 +156,15 @@ def find_provider(slug: str) -> Provider:
     return row
 
 
+def find_model_of(slug: str, name: str) -> EmbeddingModel:
+    """A provider's model by its name, else by the vendor's identifier; or `NotFound`."""
+    rows = EmbeddingModel.objects.filter(provider__slug=slug)
+    row = rows.filter(name=name).first() or rows.filter(identifier=name).first()
+    if row is None:
+        raise NotFound(f"{slug} has no model {name[:200]!r}.", param="model")
+    return row
+
+
 def _locked(slug: str) -> Provider:
     row = Provider.objects.select_for_update().filter(slug=slug).first()
     if row is None:

@@ -16,6 +16,7 @@ from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
 from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
+from embeddings.breaker_api import HoldBreakers, ProvidersHealth
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 
@@ -42,6 +43,8 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
     path("api/v1/agents/<str:agent_id>/models", AgentModels.as_view(), name="agent-models"),
+    path("api/v1/embedding-models/providers/health", ProvidersHealth.as_view(), name="providers-health"),
+    path("api/v1/embedding-models/providers/<slug:slug>/breaker", HoldBreakers.as_view(), name="provider-breaker"),
     path("api/v1/embedding-models/select", SelectModel.as_view(), name="select"),
     path("api/v1/", include(router.urls)),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
