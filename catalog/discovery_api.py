@@ -19,6 +19,8 @@ from catalog.models import DiscoveryRun
 from catalog.rest import StrictFields, StrictFilters, StrictRows, actor_of
 from core.errors import InvalidRequest
 
+CHANGE_STATES = ["pending", "applied", "ignored"]
+
 
 class ChangeFields(serializers.Serializer[Any]):
     """One difference between a vendor's list and the catalogue."""
@@ -30,7 +32,7 @@ class ChangeFields(serializers.Serializer[Any]):
     was = serializers.DictField()
     now = serializers.DictField()
     waits = serializers.CharField(help_text="Why it is not applied by itself; empty: the provider's rule says so.")
-    state = serializers.ChoiceField(["pending", "applied", "ignored"])
+    state = serializers.ChoiceField(CHANGE_STATES)
 
 
 class RunGlimpse(StrictRows):

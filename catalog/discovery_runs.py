@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection, transaction
 
 from catalog import discovered, signals
 from catalog.discovery import Change, Facts, Garbage, Known, checked, compare
@@ -27,7 +28,7 @@ from catalog.models import DiscoveryRule, DiscoveryRun, EmbeddingModel, Provider
 from catalog.prices import facts_for
 from core import metrics
 from core.clock import utc_now
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound, QuiverError
 from providers import registry
 from providers.base import Endpoint, EndpointRefused, ListedModel
 from providers.failures import ProviderFailure
@@ -77,7 +78,8 @@ def run(run_id: UUID) -> str:
             listed = _list(row.provider)
             facts = facts_for(row.provider)
             outcome = _apply_list(row, listed, facts)
-        except (NothingFound, Garbage) as error:
+        except (NothingFound, Garbage, QuiverError, ValidationError, IntegrityError) as error:
+            row.listed, row.changes = None, []  # all was rolled back
             outcome = _end(row, DiscoveryRun.State.FAILED, str(error))
     return outcome
 

@@ -260,7 +260,8 @@ class SpaceReference(models.Model):
     dimensions = models.PositiveIntegerField()
     probes = models.JSONField()  # names, in the order of the rows
     vectors = models.BinaryField()
-    model = models.ForeignKey(EmbeddingModel, null=True, on_delete=models.SET_NULL, related_name="+")
+    # Only a row that was never released can be erased; what it left must not bind a space that nobody was in.
+    model = models.ForeignKey(EmbeddingModel, on_delete=models.CASCADE, related_name="+")
     taken_at = models.DateTimeField(auto_now=True)
 
     class Meta:

@@ -17,14 +17,14 @@ from django.db.models import F
 
 from catalog import events
 from catalog.equality import FailedProbe, Measured, differences
-from catalog.lifecycle import UNRELEASED, Cause, Proof
+from catalog.lifecycle import Cause, Proof
 from catalog.loading import deployment_of
 from catalog.models import Capability, EmbeddingModel, ModelCheck, State, VectorSpace
-from catalog.moves import find_model, move_model
+from catalog.moves import find_model, locked_model, move_model
 from catalog.probes import probes_for, short_probes
 from catalog.probing import ask
 from catalog.publishing import catalog_changed
-from catalog.references import find_reference, keep_reference, sharers
+from catalog.references import find_reference, is_first, keep_reference, sharers
 from catalog.selectors import price_now
 from catalog.validation import NATIVE, Claims, Question, Reading, Verdict, judge, plan
 from core.clock import utc_now
@@ -99,8 +99,7 @@ def _measure(row: EmbeddingModel, *, is_short: bool = False) -> _Outcome:
     if measured is None:
         return _Outcome(verdict, (), False, None, tokens, len(probes))
     others = sharers(row)
-    is_alone = not others and row.state in UNRELEASED
-    reference = None if is_alone else find_reference(row)
+    reference = None if is_first(row) else find_reference(row)
     if reference is None and others:
         reference = _reference_of_another(others, measured.width)
         if reference is None:
@@ -124,8 +123,7 @@ def _reference_of_another(others: list[EmbeddingModel], width: int) -> Measured 
         probes = probes_for(other.max_tokens, is_exact=other.tokenizer == _EXACT)
         measured = _measured(ask(deployment_of(other), [Question(NATIVE, probes)])[0], other.dimensions)
         if measured is not None:
-            keep_reference(other, measured)
-            return measured
+            return measured if keep_reference(other, measured) else find_reference(other)
     return None
 
 
@@ -145,8 +143,9 @@ def _tokens(reading: Reading) -> int:
 
 @transaction.atomic
 def _conclude(row: EmbeddingModel, outcome: _Outcome, kind: str, actor: str) -> ModelCheck:
-    """The check's row, and what follows from it."""
-    price = price_now(row, utc_now())
+    """The check's row, and what follows from it for the row as it is by now."""
+    price, measured_at = price_now(row, utc_now()), row.updated_at
+    row = locked_model(row.id)
     check = ModelCheck.objects.create(
         model=row,
         kind=kind,
@@ -160,9 +159,13 @@ def _conclude(row: EmbeddingModel, outcome: _Outcome, kind: str, actor: str) -> 
     told = f"{len(outcome.failed)} probes failed" if outcome.failed else f"{outcome.probes} probes passed"
     if kind == ModelCheck.Kind.VALIDATION:
         events.note(row.id, "validated" if check.passed else "not validated", actor=actor, reason=told)
-    if outcome.is_reference and outcome.measured is not None:
-        keep_reference(row, outcome.measured)
-    _keep_facts(row, outcome, is_passed=check.passed and kind == ModelCheck.Kind.VALIDATION)
+    # What was changed in the meantime was not measured.
+    if row.updated_at == measured_at:
+        if outcome.is_reference and outcome.measured is not None and not keep_reference(row, outcome.measured):
+            raise Conflict(
+                f"Another model of {row.space.slug} was measured at the same moment; validate this one again."
+            )
+        _keep_facts(row, outcome, is_passed=check.passed and kind == ModelCheck.Kind.VALIDATION)
     if outcome.drifted and row.state in (State.AVAILABLE, State.DEPRECATED):
         _quarantine(row, outcome.drifted, actor)
     elif check.passed and row.state == State.UNAVAILABLE and row.unavailable_cause == Cause.DRIFT:
@@ -178,8 +181,8 @@ def _keep_facts(row: EmbeddingModel, outcome: _Outcome, *, is_passed: bool) -> N
         changes["validated_at"] = utc_now()
     if outcome.verdict.cuts:
         changes["cuts"] = outcome.verdict.cuts
-    # Only if nobody changed in the meantime what was measured.
-    if changes and EmbeddingModel.objects.filter(id=row.id, updated_at=row.updated_at).update(**changes):
+    if changes:
+        EmbeddingModel.objects.filter(id=row.id).update(**changes)
         catalog_changed()
 
 

@@ -160,6 +160,8 @@ SPECTACULAR_SETTINGS = {
         "State": "catalog.models.State",
         "Tier": "catalog.models.Tier",
         "RunState": "catalog.models.DiscoveryRun.State",
+        "ChangeState": "catalog.discovery_api.CHANGE_STATES",
+        "CheckKind": "catalog.models.ModelCheck.Kind",
         "TenantModelState": "tenants.models.TenantModel.State",
         "AlertState": "alerts.models.Alert.State",
         "AlertKind": "alerts.kinds.choices",

@@ -107,6 +107,7 @@ class GoogleProvider:
             api_version=self._version,
             timeout=round(self.endpoint.timeout_s * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
+            client_args={"follow_redirects": False},  # the credential goes nowhere else
         )
         client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
         return listed_by_sdk(client, lambda model: "embedContent" in (model.supported_actions or ()))

@@ -103,6 +103,7 @@ class OpenAIProvider:
             base_url=self._base_url,
             max_retries=0,
             timeout=self.endpoint.timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes nowhere else
         )
         try:
             return await list_by_sdk(client, headers)

@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
                 ('probes', models.JSONField()),
                 ('vectors', models.BinaryField()),
                 ('taken_at', models.DateTimeField(auto_now=True)),
-                ('model', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='catalog.embeddingmodel')),
+                ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='catalog.embeddingmodel')),
                 ('space', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='references', to='catalog.vectorspace')),
             ],
             options={

@@ -27,6 +27,7 @@ from core.clock import utc_now
 from core.errors import Conflict, InvalidRequest
 from tests.conftest import Party
 from tests.fakes import bedrock, vertex
+from tests.fakes.azure import FakeAzure
 from tests.fakes.bedrock import FakeBedrock
 from tests.fakes.google import FakeGoogle
 from tests.fakes.openai import FakeOpenAI
@@ -182,6 +183,26 @@ def test_bedrock_says_itself_what_it_retires(table: Any) -> None:
         summary = {"modelId": bedrock.TITAN_V1, "modelName": "x", "modelArn": "arn:aws:x", "inputModalities": ["TEXT"]}
         fake.switch(listed=[summary | {"modelLifecycle": {"status": "LEGACY"}}])
         assert ("deprecated:amazon.titan-embed-text-v1", "applied") in keys(look("bedrock"))
+
+
+@pytest.mark.slow
+def test_a_list_that_leads_elsewhere_is_not_followed(vendor: FakeOpenAI, table: Any) -> None:
+    with FakeGoogle() as google, FakeVertex() as on_vertex, FakeAzure() as azure:
+        add_provider(slug="google", kind="google", base_url=google.base_url, secret={"api_key": google.key})
+        add_provider(slug="azure", kind="azure", base_url=azure.base_url, secret={"api_key": azure.key})
+        add_provider(
+            slug="vertex",
+            kind="vertex",
+            base_url=on_vertex.base_url,
+            region=vertex.REGION,
+            secret=on_vertex.secret,
+        )
+        for fake in (vendor, google, azure, on_vertex):
+            fake.switch(fault="redirect", times=1)  # whoever followed would get a good list
+        runs = begin_runs(actor="a test")
+        assert {row.provider.slug: discovery_runs.run(row.id) for row in runs} == dict.fromkeys(
+            ("azure", "google", "vendor", "vertex"), "failed"
+        )
 
 
 @pytest.mark.slow

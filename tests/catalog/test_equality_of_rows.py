@@ -11,17 +11,17 @@ import pytest
 from catalog.loading import load_catalog
 from catalog.models import EmbeddingModel, ModelCheck, ModelEvent, SpaceReference, VectorSpace
 from catalog.rechecking import recheck_spaces
-from catalog.services import add_model, find_model, move_model
+from catalog.services import add_model, change_model, find_model, move_model, remove_model
 from catalog.signals import model_moved
 from catalog.upstreams import add_provider
 from catalog.validating import activate_model, validate_model
 from core.clock import utc_now
-from core.errors import ValidationFailed
+from core.errors import IllegalTransition, ValidationFailed
 from tests.fakes.openai import FakeOpenAI
+from tests.up.processes import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SMALL = "text-embedding-3-small"
-DAY = 24 * 3600
 
 
 @pytest.fixture
@@ -104,6 +104,60 @@ def test_a_space_without_reference_takes_one_from_a_model_that_is_there(
     SpaceReference.objects.all().delete()
     activate_model(model_id=at("second", second).id)
     assert SpaceReference.objects.get().model.provider.slug == "first"
+
+
+def test_a_space_whose_models_are_gone_stays_bound_to_its_vectors(
+    at: Any, first: FakeOpenAI, second: FakeOpenAI
+) -> None:
+    gone = activate_model(model_id=at("first", first).id)
+    move_model(model_id=gone.id, to="unavailable")
+    move_model(model_id=gone.id, to="removed")
+    second.switch(turned_by=5)
+    row = at("second", second)
+    with pytest.raises(ValidationFailed):
+        activate_model(model_id=row.id)
+    second.switch(turned_by=0)
+    assert activate_model(model_id=row.id).state == "available"
+
+
+def test_an_erased_draft_binds_nobody(at: Any, first: FakeOpenAI, second: FakeOpenAI) -> None:
+    draft = at("first", first)
+    assert validate_model(model_id=draft.id).passed
+    remove_model(model_id=draft.id)
+    second.switch(turned_by=5)
+    assert activate_model(model_id=at("second", second).id).state == "available"
+
+
+def test_a_draft_that_was_mended_replaces_what_it_left(at: Any, first: FakeOpenAI) -> None:
+    row = at("first", first)
+    validate_model(model_id=row.id)
+    first.switch(turned_by=5)
+    assert activate_model(model_id=row.id).state == "available"
+
+
+def test_of_two_that_are_first_at_once_one_binds_the_space(
+    at: Any, first: FakeOpenAI, second: FakeOpenAI, at_once: Any
+) -> None:
+    rows = at("first", first), at("second", second)
+    second.switch(turned_by=5)
+    for fake in (first, second):
+        fake.switch(latency_s=0.5)
+    outcomes = at_once(*(lambda row=row: activate_model(model_id=row.id) for row in rows))
+    assert sorted(type(each).__name__ for each in outcomes) == ["Conflict", "EmbeddingModel"]
+    assert EmbeddingModel.objects.filter(state="available").count() == SpaceReference.objects.count() == 1
+
+
+def test_what_was_changed_while_it_was_measured_is_not_released(at: Any, first: FakeOpenAI, at_once: Any) -> None:
+    row = at("first", first)
+    first.switch(latency_s=0.5)
+
+    def change() -> None:
+        eventually(lambda: first.calls)
+        change_model(model_id=row.id, max_tokens=100)
+
+    outcomes = at_once(lambda: activate_model(model_id=row.id), change)
+    assert isinstance(outcomes[0], IllegalTransition)
+    assert find_model(row.id).state == "testing"
 
 
 def test_where_nothing_can_be_compared_nobody_joins(at: Any, first: FakeOpenAI, second: FakeOpenAI) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from embeddings.tokens import encoding
 from providers.answers import check_vectors
-from providers.base import EmbedCall, Endpoint, EndpointRefused, InputType, Kind
+from providers.base import EmbedCall, Endpoint, EndpointRefused, InputType, Kind, ListedModel
 from providers.exchange import MAX_INLINE_BYTES
 from providers.failures import FailureKind, ProviderFailure
 from providers.openai import OpenAIProvider
@@ -226,6 +226,50 @@ async def test_models_are_listed_by_the_sdk(openai: OpenAIProvider) -> None:
     models = await openai.list_models()
 
     assert models[0].identifier == SMALL
+
+
+async def test_a_compatible_server_may_say_more_of_its_models(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
+    told = {"max_model_len": 512, "dimensions": 384, "deprecated": True}
+    nonsense = {"max_model_len": "many", "dimensions": -1, "deprecated": "no"}
+    names = ("good", "odd", "bare")
+    fake.switch(
+        listed=[
+            {"id": name, "object": "model", "created": 1, "owned_by": "x", **more}
+            for name, more in zip(names, (told, nonsense, {}), strict=True)
+        ]
+    )
+
+    assert await openai.list_models() == [
+        ListedModel("good", "", 384, 512, is_deprecated=True),
+        ListedModel("odd"),
+        ListedModel("bare"),
+    ]
+
+
+async def test_a_server_without_a_list_tells_of_its_one_model(fake: FakeOpenAI) -> None:
+    fake.switch(info={"model_id": "BAAI/bge-m3", "max_input_length": 8192, "model_dtype": "float16"})
+    tei = OpenAIProvider(Endpoint("tei", Kind.OPENAI_COMPATIBLE, base_url=fake.base_url))
+
+    assert await tei.list_models() == [ListedModel("BAAI/bge-m3", max_tokens=8192)]
+
+
+async def test_openai_itself_has_a_list_or_fails(fake: FakeOpenAI, openai: OpenAIProvider) -> None:
+    fake.switch(info={"model_id": "x"})
+
+    with pytest.raises(ProviderFailure) as listing:
+        await openai.list_models()
+
+    assert listing.value.status == 404
+
+
+async def test_a_server_with_neither_fails(fake: FakeOpenAI) -> None:
+    fake.switch(fault="status", status=404)
+    nobody = OpenAIProvider(Endpoint("tei", Kind.OPENAI_COMPATIBLE, base_url=fake.base_url))
+
+    with pytest.raises(ProviderFailure) as listing:
+        await nobody.list_models()
+
+    assert listing.value.status == 404
 
 
 async def test_a_compatible_server_needs_no_key(fake: FakeOpenAI) -> None:
