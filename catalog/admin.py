@@ -123,7 +123,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
         "tpm": "Tokens a minute",
     }
     inlines = (CredentialRows,)
-    actions_detail = ("test_connection", "add_credential", "remove_credential")
+    actions_detail: tuple[str, ...] = ("test_connection", "add_credential", "remove_credential")
     ordering = ("slug",)  # counting drops the rows' own
     fieldsets = (
         (None, {"fields": ("slug", "kind", "is_enabled", "discovery")}),

@@ -47,7 +47,8 @@ def keep_reference(row: EmbeddingModel, measured: Measured) -> bool:
     if row.state in UNRELEASED:  # what it left elsewhere was about something else
         SpaceReference.objects.filter(model=row).exclude(**at).delete()
     SpaceReference.objects.update_or_create(
-        **at,
+        space_id=row.space_id,
+        dimensions=measured.width,
         defaults={
             "probes": list(measured.names),
             "vectors": measured.vectors.astype("<f4").tobytes(),
