@@ -79,6 +79,12 @@ class Environment(BaseModel):
     snapshot_stale_seconds: int = Field(
         300, ge=5, description="How long a configuration that could not be confirmed goes on serving."
     )
+    outage_seconds: float = Field(
+        300.0,
+        ge=1,
+        le=86_400,
+        description="How long every route of a model must have been failing before the model is shown as unavailable.",
+    )
     cache_memory_mb: int = Field(32, ge=0, le=4096, description="Vectors that each worker keeps in its own memory.")
     drain_seconds: float = Field(10.0, ge=0, le=300, description="Time that requests under way get after SIGTERM.")
     metric_tenants: int = Field(

@@ -65,6 +65,7 @@ _REGULAR = (
     ("check budgets", "billing.tasks.check_budgets", 1),
     ("check provider excess", "billing.tasks.check_provider_excess", 5),
     ("deliver alerts", "alerts.tasks.deliver_due", 1),
+    ("follow breakers", "embeddings.tasks.follow_breakers", 1),
 )
 CL100K = "cl100k_base"
 _CUT = ("dimensions", "matryoshka")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from catalog.lifecycle import Cause
 from core import errors
 from core.money import cost_nano
 from embeddings.finding import Question
@@ -36,7 +37,8 @@ def not_permitted(
 def not_available(choice: Choice) -> errors.QuiverError | None:
     deployment = choice.deployment
     name = f"{deployment.name} at {deployment.provider}"
-    if deployment.state not in ("available", "deprecated"):
+    is_on_trial = deployment.state == "unavailable" and deployment.unavailable_cause == Cause.PROVIDER
+    if deployment.state not in ("available", "deprecated") and not is_on_trial:  # a trial goes when its breaker says so
         return errors.NoModelAvailable(f"{name} is {deployment.state}.")
     if not deployment.is_provider_enabled:
         return errors.NoModelAvailable(f"The provider {deployment.provider} is switched off.")

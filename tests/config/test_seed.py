@@ -57,6 +57,7 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
         "billing.tasks.check_budgets": 1,
         "billing.tasks.check_limits": 1,
         "billing.tasks.check_provider_excess": 5,
+        "embeddings.tasks.follow_breakers": 1,
     }
     app.loader.import_default_modules()
     assert minutes.keys() <= app.tasks.keys()

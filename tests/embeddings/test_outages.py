@@ -1,0 +1,100 @@
+"""Models whose provider has stopped serving are shown so, go on being tried, and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+from uuid import UUID
+
+import pytest
+import time_machine
+from django.core.cache import cache
+
+from catalog.models import EmbeddingModel, ModelEvent
+from embeddings import selection
+from embeddings.breaker import Outcome
+from embeddings.outages import judge
+from embeddings.requests import EmbeddingRequest
+from embeddings.routes import route_key
+from embeddings.tasks import follow_breakers
+from providers.base import Endpoint, Kind
+from tests.embeddings.boards import Clock, processes
+from tests.embeddings.building import NOW, choice, deployment, request, snapshot
+
+OUT = {"state": "unavailable", "unavailable_cause": "provider"}
+SMALL = deployment("small")
+AT = ("openai", "small")
+
+
+def test_a_model_is_out_only_after_all_its_routes_failed_for_long_enough():
+    first = judge([SMALL], {AT: ["open", "half_open"]}, {}, now=100, after_s=300)
+    assert (first.out, first.back, first.since) == ([], [], {SMALL.model_id: 100})
+    almost = judge([SMALL], {AT: ["open", "open"]}, first.since, now=399, after_s=300)
+    assert (almost.out, almost.since) == ([], {SMALL.model_id: 100})
+    assert judge([SMALL], {AT: ["open", "open"]}, almost.since, now=400, after_s=300).out == [SMALL.model_id]
+
+
+def test_one_closed_route_makes_it_well_and_starts_the_clock_anew():
+    found = judge([SMALL], {AT: ["open", "closed"]}, {SMALL.model_id: 0}, now=900, after_s=300)
+    assert (found.out, found.since) == ([], {})
+
+
+def test_nothing_is_concluded_of_a_model_that_nobody_calls():
+    assert judge([SMALL], {}, {SMALL.model_id: 0}, now=900, after_s=1) == judge([], {}, {}, now=900, after_s=1)
+
+
+@pytest.mark.parametrize("cause", ["operator", "drift"])
+def test_what_somebody_else_took_out_is_not_brought_back(cause):
+    gone = deployment("small", state="unavailable", unavailable_cause=cause)
+    assert judge([gone], {AT: ["closed"]}, {}, now=1, after_s=1).back == []
+
+
+def test_it_comes_back_when_a_trial_closed_its_breaker():
+    gone = deployment("small", **OUT)
+    assert judge([gone], {AT: ["half_open"]}, {}, now=1, after_s=1).back == []
+    assert judge([gone], {AT: ["closed"]}, {}, now=1, after_s=1).back == [gone.model_id]
+
+
+@pytest.mark.parametrize(("cause", "is_tried"), [("provider", True), ("drift", False), ("operator", False)])
+def test_real_traffic_goes_on_trying_what_only_its_provider_took_out(cause, is_tried):
+    of = snapshot(choice(deployment("small", state="unavailable", unavailable_cause=cause)))
+    asked: EmbeddingRequest = request(model="small")
+    (entry,) = selection.plan(selection.question(asked, frozenset()), of, NOW).entries
+    assert (entry.fault is None) is is_tried
+
+
+def outcomes(route: str, *told: Outcome) -> None:
+    """What one process reports of a route."""
+
+    async def report() -> None:
+        async with processes(os.environ["REDIS_URL"], 1, Clock()) as (process,):
+            for outcome in told:
+                process.board.report(route, outcome, 5)
+            await process.board.flush()
+
+    asyncio.run(report())
+
+
+@pytest.mark.django_db
+def test_beat_shows_a_dead_provider_and_its_return(add_model: Any):
+    cache.delete("outages-since")
+    row = add_model("of-outages")
+    route = route_key(Endpoint("vendor", Kind.OPENAI, credential_id="c1"), row.identifier)
+    outcomes(route, *[Outcome.FAILED] * 10)
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        assert follow_breakers() == {"out": 0, "back": 0}
+        clock.shift(299)
+        assert follow_breakers() == {"out": 0, "back": 0}
+        clock.shift(1)
+        assert follow_breakers() == {"out": 1, "back": 0}
+        assert follow_breakers() == {"out": 0, "back": 0}
+    assert state_of(row.id) == ("unavailable", "provider")
+    event = ModelEvent.objects.filter(model=row).first()
+    assert event is not None
+    assert "300 s" in str(event.reason)
+
+
+def state_of(model_id: UUID) -> tuple[str, str]:
+    row = EmbeddingModel.objects.get(id=model_id)
+    return row.state, row.unavailable_cause
