@@ -36,6 +36,13 @@ BUDGET_WARNING = "budget_warning"
 BUDGET_EXCEEDED = "budget_exceeded"
 WOULD_HAVE_REFUSED = "would_have_refused"
 PROVIDER_EXCESS = "provider_excess"
+MODEL_DEPRECATED = "model_deprecated"
+MODEL_DRIFTED = "model_drifted"
+MODEL_UNAVAILABLE = "model_unavailable"
+SUNSET_MOVED = "sunset_moved"
+DISCOVERY_FAILED = "discovery_failed"
+DISCOVERY_WAITING = "discovery_waiting"
+PRICES_UNSETTLED = "prices_unsettled"
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -47,6 +54,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(BUDGET_EXCEEDED, Severity.CRITICAL, "A budget is used up."),
             Kind(WOULD_HAVE_REFUSED, Severity.INFO, "A shadow limit would have refused requests in this period."),
             Kind(PROVIDER_EXCESS, Severity.WARNING, "A provider counted more than was held; the platform pays."),
+            Kind(MODEL_DEPRECATED, Severity.WARNING, "A model that you use ends."),
+            Kind(MODEL_DRIFTED, Severity.CRITICAL, "A model's vectors are no longer those of its space."),
+            Kind(MODEL_UNAVAILABLE, Severity.WARNING, "A provider's model was taken out until it answers again."),
+            Kind(SUNSET_MOVED, Severity.WARNING, "A deprecated model is still used, so its end was postponed."),
+            Kind(DISCOVERY_FAILED, Severity.WARNING, "A vendor's list of models could not be read."),
+            Kind(DISCOVERY_WAITING, Severity.INFO, "What a vendor's list shows waits for approval."),
+            Kind(PRICES_UNSETTLED, Severity.WARNING, "Sources of prices disagree, or a price changes by much."),
         )
     }
 )

@@ -22,7 +22,7 @@ from config.up.valkey import EmbeddedValkey
 from core.clock import unix_ms
 from core.ids import uuid7_text
 
-AT_ONCE, ROUNDS, REPEATS = 64, 300, 5
+AT_ONCE, ROUNDS, REPEATS = 64, 100, 4
 KINDS = [
     (measure, period, mode)
     for mode in ("hard", "soft")

@@ -35,7 +35,7 @@ CHARGED = "status = 'ok' AND source NOT IN ('adjustment', 'replay')"
 _SUMS = f"""
 SELECT k.limit_id, k.start, coalesce((
     SELECT sum(CASE l.measure WHEN 'tokens' THEN u.tokens WHEN 'usd' THEN u.cost_usd * 1000000000
-        WHEN 'requests' THEN (u.cached < u.items)::int END)  -- one answered by the cache alone counts in no limit
+        WHEN 'requests' THEN (u.held_tokens > 0)::int END)  -- one answered by the cache alone counts in no limit
     FROM billing_usagerow u
     WHERE u.tenant_id = l.tenant_id AND {CHARGED}
         AND u.created_at >= k.start::timestamp AT TIME ZONE 'UTC'
@@ -52,7 +52,11 @@ FROM unnest(%(limits)s::uuid[], %(starts)s::date[]) AS k(limit_id, start) JOIN b
 
 def ledger_sums(keys: Sequence[Key], *, live: Collection[int] = ()) -> dict[Key, int]:
     """What the ledger says was charged in these limits' periods, without the rows of these pools."""
-    words = {"limits": [each[0] for each in keys], "starts": [each[1] for each in keys], "live": list(live)}
+    words: dict[str, Any] = {
+        "limits": [each[0] for each in keys],
+        "starts": [each[1] for each in keys],
+        "live": list(live),
+    }
     with connection.cursor() as cursor:
         cursor.execute(_SUMS, words)
         return {(limit_id, start): total for limit_id, start, total in cursor.fetchall()}

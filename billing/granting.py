@@ -230,7 +230,7 @@ class Grants:
 
     async def _once(self, query: str, words: Any, fetch: bool) -> list[tuple[Any, ...]]:
         async with self._connected() as connection:
-            found = await connection.execute(query, words, prepare=True)  # type: ignore[call-overload]
+            found = await connection.execute(query, words, prepare=True)
             return await found.fetchall() if fetch else []
 
     @asynccontextmanager

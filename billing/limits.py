@@ -64,7 +64,7 @@ class Limits:
         self._plans: dict[tuple[int, UUID], tuple[tuple[LimitTerms, ...], Plan]] = {}  # by the limits' identity
         self._texts: dict[UUID, str] = {}
         self._gone: set[UUID] = set()  # limits that were removed while a snapshot still had them
-        self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and of how much
+        self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and what PostgreSQL had left
         self._late: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._active = 0
@@ -166,7 +166,7 @@ class Limits:
 
     async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         if replacing is not None and replacing.is_direct:
-            self.release(replacing)
+            await self._give_up(replacing)
         told: dict[bytes, Granted] = {}
         force = 0  # 1: soft limits ask no block
         for _ in range(_MOST_ROUNDS):
@@ -227,12 +227,13 @@ class Limits:
             index, lacking, used = int(reply[place]), int(reply[place + 1]), int(reply[place + 2])
             terms, field = plan.limits[index], plan.fields[index]
             if terms.is_hard:
-                need, left = plan.need(index, ask.tokens, ask.nano), told[field].left if field in told else None
-                until, of = self._refusals.get(field, (0.0, 0))
-                is_known = time.monotonic() < until and need >= of and used >= 0
-                if is_known or (left is not None and left < max(lacking, 1)):
-                    if not is_known:
-                        self._remember(field, need)
+                known = told.get(field)
+                until, left = self._refusals.get(field, (0.0, 0))
+                if known is not None and known.left is not None:
+                    until, left = time.monotonic() + _REFUSED_FOR_S, known.left
+                # Nothing lacking: what others account for leaves no room, or the limit was lowered.
+                if time.monotonic() < until and used >= 0 and (lacking == 0 or left < lacking):
+                    self._remember(field, until, left)
                     raise refused_by_period(plan, index, used)
             shortages.append(Shortage(field, terms.limit_id, plan.starts[index], lacking))
         drawn = await self._refills.draw(plan.tenant_id, plan.key, shortages)
@@ -247,7 +248,7 @@ class Limits:
     async def _hold_direct(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         """In PostgreSQL alone: a block for each request."""
         if replacing is not None:
-            self.release(replacing)
+            await self._give_up(replacing)
         hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
         hold.held_ms = time.time() * 1000
         wishes = {
@@ -288,6 +289,15 @@ class Limits:
                 return pool, {(each.limit_id, each.start): each for each in granted}
         raise PoolClosed
 
+    async def _give_up(self, hold: Hold) -> None:
+        """Releases what another hold is to take the place of; returns when that has happened."""
+        if hold.is_direct and hold.is_open:
+            hold.is_open = False
+            self._active -= 1
+            await self._give_back(hold, 0, 0, 0)
+        else:
+            self.release(hold)
+
     async def _give_back(self, hold: Hold, tokens: int, nano: int, requests: int) -> None:
         plan = hold.plan
         back = [
@@ -321,10 +331,10 @@ class Limits:
         """The plan without these limits: they were removed, or cannot be counted now and are not hard."""
         return Plan(plan.tenant_id, [each for each in plan.limits if each.limit_id not in without], ask.created_ms)
 
-    def _remember(self, field: bytes, need: int) -> None:
+    def _remember(self, field: bytes, until: float, left: int) -> None:
         if len(self._refusals) > _MOST_KEPT:
             self._refusals.clear()
-        self._refusals[field] = (time.monotonic() + _REFUSED_FOR_S, need)
+        self._refusals[field] = (until, left)
 
     def _text(self, model_id: UUID) -> str:
         if len(self._texts) > _MOST_KEPT:

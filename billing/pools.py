@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from billing.granting import Grants, GrantsAway
@@ -20,7 +20,6 @@ from billing.limit_plans import keys_of
 from billing.limit_scripts import INSTALL
 from billing.redis_pipe import RedisAway, RedisPipe
 
-K = TypeVar("K")
 V = TypeVar("V")
 
 
@@ -28,15 +27,14 @@ class Once:
     """At most one run of something per key at a time; who comes meanwhile shares its outcome."""
 
     def __init__(self) -> None:
-        self._running: dict[object, asyncio.Task[object]] = {}
+        self._running: dict[object, asyncio.Future[Any]] = {}
 
     async def run(self, key: object, make: Callable[[], Awaitable[V]]) -> V:
-        task = self._running.get(key)
+        task: asyncio.Future[V] | None = self._running.get(key)
         if task is None:
-            task = asyncio.ensure_future(make())  # type: ignore[arg-type]
-            self._running[key] = task
+            task = self._running[key] = asyncio.ensure_future(make())
             task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)  # type: ignore[return-value]  # a caller that leaves takes nobody along
+        return await asyncio.shield(task)  # a caller that leaves takes nobody along
 
 
 class Pools:

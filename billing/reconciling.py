@@ -53,7 +53,7 @@ FROM unnest(%(ids)s::uuid[], %(ms)s::bigint[], %(models)s::uuid[], %(names)s::te
 ON CONFLICT DO NOTHING
 """
 _CHARGES = f"""
-SELECT id::text, pool, status, ({CHARGED} AND cached < items)::int, tokens,
+SELECT id::text, pool, status, ({CHARGED} AND held_tokens > 0)::int, tokens,
     (cost_usd * 1000000000)::bigint
 FROM billing_usagerow
 WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s::uuid[]) AND created_at >= %(first)s AND created_at <= %(last)s
@@ -148,7 +148,7 @@ def _charges(tenant_id: UUID, members: Sequence[Member]) -> dict[str, tuple[int 
     """By request: from which pool, the row's status, then requests, tokens and nano-dollars."""
     ids = [UUID(each.request_id) for each in members]
     names = dict(EmbeddingModel.objects.filter(id__in={each.model_id for each in members}).values_list("id", "name"))
-    words = {
+    words: dict[str, Any] = {
         "tenant": tenant_id,
         "status": UNRESOLVED,
         "ids": ids,

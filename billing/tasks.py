@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from celery import shared_task
 from django.conf import settings
 
-from billing import excess, limit_checks
+from billing import excess, limit_checks, sunsets
 from billing.adjustments import adjust, first_day
 from billing.partitions import make_partitions
 from billing.reconciling import reconcile
@@ -85,3 +85,9 @@ def check_provider_excess() -> None:
 def reconcile_limits() -> dict[str, int]:
     """Settles what expired and counts what is over; beat runs it every `QUIVER_RECONCILE_SECONDS`."""
     return asdict(reconcile(lease_s=settings.QUIVER.lease_s))
+
+
+@shared_task
+def look_at_sunsets() -> None:
+    """Tells tenants of models that end, and ends those whose time has come; beat runs it each hour."""
+    sunsets.look(now=utc_now())

@@ -24,14 +24,14 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from catalog import connection_tests, model_admin, upstreams
+from catalog import connection_tests, discovery_admin, model_admin, upstreams
 from catalog.admin_base import Dialog, HouseAdmin, RowForm, ShownRows, is_operator, posted
 from catalog.admin_looks import TONES, when
 from catalog.models import Provider, ProviderCredential, VectorSpace
 from core.clock import utc_now
 from providers.base import Kind
 
-__all__ = ["ProviderAdmin", "VectorSpaceAdmin", "model_admin"]
+__all__ = ["ProviderAdmin", "VectorSpaceAdmin", "discovery_admin", "model_admin"]
 
 WORKER_IS_LATE = timedelta(seconds=15)
 _CALLING = ("base_url", "region", "project", "api_version")
@@ -110,6 +110,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
     search_help_text = "Slug, address or region"
     labels = {
         "is_enabled": "Switched on",
+        "discovery": "Models that its list shows",
         "base_url": "Address",
         "api_version": "API version",
         "max_items": "Texts in a call",
@@ -122,10 +123,10 @@ class ProviderAdmin(HouseAdmin[Provider]):
         "tpm": "Tokens a minute",
     }
     inlines = (CredentialRows,)
-    actions_detail = ("test_connection", "add_credential", "remove_credential")
+    actions_detail: tuple[str, ...] = ("test_connection", "add_credential", "remove_credential")
     ordering = ("slug",)  # counting drops the rows' own
     fieldsets = (
-        (None, {"fields": ("slug", "kind", "is_enabled")}),
+        (None, {"fields": ("slug", "kind", "is_enabled", "discovery")}),
         (
             "Where it is",
             {
@@ -192,7 +193,9 @@ class ProviderAdmin(HouseAdmin[Provider]):
         return upstreams.add_provider(slug=given["slug"], kind=given["kind"], **{n: given[n] for n in _CALLING})
 
     def change_row(self, request: HttpRequest, row: Provider, form: RowForm) -> None:
-        upstreams.change_provider(slug=row.slug, **form.changed("is_enabled", *_CALLING, *_CAPS, *_SHARING))
+        upstreams.change_provider(
+            slug=row.slug, **form.changed("is_enabled", "discovery", *_CALLING, *_CAPS, *_SHARING)
+        )
 
     def remove_row(self, request: HttpRequest, row: Provider) -> None:
         upstreams.remove_provider(slug=row.slug)

@@ -290,6 +290,12 @@ class HouseAdmin(ModelAdmin, Generic[Row]):
         back = {"back": self.url("change", row.pk)}
         return TemplateResponse(request, template, frame | back | context)
 
+    def page_of_list(self, request: HttpRequest, dialog: Dialog, form: forms.Form) -> TemplateResponse:
+        """A page that asks for something that is about no single row."""
+        frame = self.admin_site.each_context(request) | {"opts": self.opts, "back": self.url("changelist")}
+        asked = {"title": dialog.title, "dialog": dialog, "form": form, "media": form.media}
+        return TemplateResponse(request, "admin/dialog.html", frame | asked)
+
     def show_once(self, request: HttpRequest, row: Row, *, title: str, text: str, secret: str) -> HttpResponse:
         """The only page that ever holds this text; nothing of it is stored."""
         answer = self.page(request, "admin/shown_once.html", row, {"title": title, "text": text, "secret": secret})

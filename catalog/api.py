@@ -18,11 +18,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog import services, upstreams
+from catalog import listing_cache, moves, services, upstreams, validating
 from catalog.fields import (
     CatalogPage,
     ChangedModel,
+    CheckFields,
     CredentialFields,
+    EventFields,
     ModelFields,
     Move,
     NewCredential,
@@ -30,9 +32,10 @@ from catalog.fields import (
     PriceFields,
     ProviderFields,
     ProviderGlimpse,
+    SunsetFields,
 )
 from catalog.models import EmbeddingModel, Price, Provider, State
-from catalog.rest import KeysetPagination, StrictFilters, page_number, refuse_unknown_parameters
+from catalog.rest import KeysetPagination, StrictFilters, actor_of, page_number, refuse_unknown_parameters
 from catalog.selectors import list_models
 from core.errors import InvalidRequest
 
@@ -65,8 +68,8 @@ _FIRST = {
     retrieve=extend_schema(summary="One model of the catalogue"),
     create=extend_schema(
         summary="Add a model",
-        description="A new row is a draft. `activate: true` embeds one probe text and makes the model available; when "
-        "that fails the answer is 422 with the probes that failed, and the draft stays.",
+        description="A new row is a draft. `activate: true` embeds the probe texts and makes the model available; when "
+        "one fails the answer is 422 with the probes that failed, and the draft stays.",
         responses={201: ModelFields},
         examples=[OpenApiExample("OpenAI's small model", _FIRST, request_only=True)],
     ),
@@ -92,19 +95,24 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         asked = request.query_params
         if asked.get("state", State.DRAFT) not in State.values:
             raise InvalidRequest(f"There is no such state; there are {', '.join(State.values)}.", param="state")
-        found = list_models(
-            provider=asked.get("provider"),
-            model_type=asked.get("type"),
-            state=asked.get("state"),
-            available_only=_flag(request, "available_only", default=True),
-            q=asked.get("q", ""),
-        )
         page = page_number(request, "page", default=1, most=1_000_000)
         limit = page_number(request, "limit", default=50, most=100)
-        total = found.count()
-        rows = found[(page - 1) * limit : page * limit]
-        pagination = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
-        return Response({"models": ModelFields(rows, many=True).data, "pagination": pagination})
+        wanted: dict[str, Any] = {
+            "provider": asked.get("provider"),
+            "model_type": asked.get("type"),
+            "state": asked.get("state"),
+            "available_only": _flag(request, "available_only", default=True),
+            "q": asked.get("q", ""),
+        }
+
+        def read() -> dict[str, Any]:
+            found = list_models(**wanted)
+            total = found.count()
+            rows = found[(page - 1) * limit : page * limit]
+            pagination = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
+            return {"models": list(ModelFields(rows, many=True).data), "pagination": pagination}
+
+        return Response(listing_cache.page(wanted | {"page": page, "limit": limit}, read))
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(ModelFields(services.find_model(pk)).data)
@@ -116,7 +124,7 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         activate = facts.pop("activate", False)
         row = services.add_model(**facts)
         if activate:
-            services.activate_model(model_id=row.id)
+            validating.activate_model(model_id=row.id, actor=actor_of(request))
         return Response(ModelFields(services.find_model(row.id)).data, status=201)
 
     def update(self, request: Request, pk: UUID) -> Response:
@@ -132,11 +140,11 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         activate = facts.pop("activate", False)
         services.change_model(model_id=pk, **facts)
         if activate:
-            services.activate_model(model_id=pk)
+            validating.activate_model(model_id=pk, actor=actor_of(request))
         return Response(ModelFields(services.find_model(pk)).data)
 
     def destroy(self, request: Request, pk: UUID) -> Response:
-        services.remove_model(model_id=pk)
+        services.remove_model(model_id=pk, actor=actor_of(request))
         return Response(status=204)
 
     @extend_schema(
@@ -149,8 +157,46 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     def transition(self, request: Request, pk: UUID) -> Response:
         fields = Move(data=request.data)
         fields.is_valid(raise_exception=True)
-        services.move_model(model_id=pk, **fields.validated_data)
+        services.move_model(model_id=pk, actor=actor_of(request), **fields.validated_data)
         return Response(ModelFields(services.find_model(pk)).data)
+
+    @extend_schema(
+        summary="Give a deprecated model another end or successor", request=SunsetFields, responses=ModelFields
+    )
+    @action(detail=True, methods=["post"])
+    def sunset(self, request: Request, pk: UUID) -> Response:
+        fields = SunsetFields(data=request.data)
+        fields.is_valid(raise_exception=True)
+        moves.change_sunset(model_id=pk, actor=actor_of(request), **fields.validated_data)
+        return Response(ModelFields(services.find_model(pk)).data)
+
+    @extend_schema(
+        summary="Run the probe texts now",
+        description="At the platform's cost. A model in testing that passed may be made available. A released one "
+        "whose vectors are not those of its space any more is taken out; one that was out for that comes back when it "
+        "passes. Call it after each deploy of a server of your own.",
+        request=None,
+        responses=CheckFields,
+    )
+    @action(detail=True, methods=["post"])
+    def validate(self, request: Request, pk: UUID) -> Response:
+        if request.data:
+            raise InvalidRequest("This takes no fields.", param=next(iter(request.data)))
+        return Response(CheckFields(validating.validate_model(model_id=pk, actor=actor_of(request))).data)
+
+    @extend_schema(
+        summary="What happened to the model, the newest first", responses=EventFields(many=True), filters=False
+    )
+    @action(
+        detail=True,
+        methods=["get"],
+        pagination_class=KeysetPagination,
+        ordering=("-at", "-id"),
+        read_scope="operator",
+    )
+    def events(self, request: Request, pk: UUID) -> Response:
+        rows = self.paginate_queryset(services.find_model(pk).events.order_by(*self.ordering))  # type: ignore[arg-type]
+        return self.get_paginated_response(EventFields(rows, many=True).data)
 
     @extend_schema(summary="All prices, the newest first", responses=PriceFields(many=True), filters=False)
     @action(detail=True, methods=["get"], pagination_class=KeysetPagination)

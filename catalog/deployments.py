@@ -33,7 +33,7 @@ class Deployment:
     dimensions: int
     allowed_dimensions: frozenset[int]
     takes_dimensions: bool
-    is_matryoshka: bool
+    is_matryoshka: bool  # declared, and measured or vouched for
     max_tokens: int
     max_items: int  # per call
     max_tokens_per_call: int
@@ -48,6 +48,7 @@ class Deployment:
     prices: tuple[PricePoint, ...]  # newest first
     batch_window_s: float = 0.0  # how long texts gather while others of their tenant are under way
     mixes_tenants: bool = False  # a call may carry texts of several tenants
+    unavailable_cause: str = ""  # a word of `catalog.lifecycle.Cause`, while the state is unavailable
 
     def price_at(self, moment: datetime) -> int | None:
         """Nano-dollars per million tokens in force, or None: unpriced."""

@@ -6,7 +6,18 @@ from typing import Any
 
 from rest_framework import serializers
 
-from catalog.models import Capability, EmbeddingModel, Price, Provider, ProviderCredential, State, name_rule, slug_rule
+from catalog.models import (
+    Capability,
+    EmbeddingModel,
+    ModelCheck,
+    ModelEvent,
+    Price,
+    Provider,
+    ProviderCredential,
+    State,
+    name_rule,
+    slug_rule,
+)
 from catalog.rest import StrictFields, StrictRows
 from catalog.selectors import price_now
 from core.clock import utc_now
@@ -55,7 +66,7 @@ class ModelFields(StrictRows):
     )
     successor = serializers.UUIDField(source="successor_id", read_only=True, allow_null=True)
     activate = serializers.BooleanField(
-        write_only=True, required=False, help_text="Embed a probe text and, when that works, make the model available."
+        write_only=True, required=False, help_text="Embed the probe texts and, when all pass, make the model available."
     )
 
     class Meta:
@@ -78,6 +89,9 @@ class ModelFields(StrictRows):
             "cost_per_million_tokens",
             "state",
             "state_reason",
+            "unavailable_cause",
+            "validated_at",
+            "cuts",
             "deprecated_at",
             "sunset_at",
             "successor",
@@ -89,6 +103,9 @@ class ModelFields(StrictRows):
             "id",
             "state",
             "state_reason",
+            "unavailable_cause",
+            "validated_at",
+            "cuts",
             "deprecated_at",
             "sunset_at",
             "created_at",
@@ -131,6 +148,45 @@ class Move(StrictFields):
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True)
     sunset_at = serializers.DateTimeField(required=False, allow_null=True)
     successor = serializers.UUIDField(required=False, allow_null=True, help_text="The id of another catalogue row.")
+    force = serializers.BooleanField(
+        required=False, help_text="Remove a deprecated model before the sunset that tenants were told."
+    )
+
+
+class SunsetFields(StrictFields):
+    sunset_at = serializers.DateTimeField(allow_null=True, help_text="When it ends; null: nobody knows yet.")
+    successor = serializers.UUIDField(
+        required=False, allow_null=True, help_text="The id of another catalogue row; left out, it stays."
+    )
+    reason = serializers.CharField(max_length=200, required=False, allow_blank=True)
+
+
+class EventFields(StrictRows):
+    """What happened to a model."""
+
+    class Meta:
+        model = ModelEvent
+        fields = ("id", "kind", "was", "now", "cause", "actor", "reason", "at")
+        read_only_fields = fields
+
+
+class FailedProbeFields(serializers.Serializer[Any]):
+    probe = serializers.CharField()
+    expected = serializers.CharField()
+    got = serializers.CharField()
+
+
+class CheckFields(StrictRows):
+    """What the probes found."""
+
+    failed = FailedProbeFields(many=True, read_only=True)
+    cost_usd = Money(read_only=True, allow_null=True, help_text="The platform's; null: unpriced.")
+    state = serializers.CharField(source="model.state", read_only=True, help_text="Of the model, now.")
+
+    class Meta:
+        model = ModelCheck
+        fields = ("id", "kind", "passed", "failed", "probes", "tokens", "cost_usd", "actor", "at", "state")
+        read_only_fields = fields
 
 
 class PriceFields(StrictRows):
@@ -213,6 +269,7 @@ class ProviderFields(StrictRows):
             "tpm",
             "timeout_s",
             "is_enabled",
+            "discovery",
             "created_at",
             "updated_at",
         )

@@ -12,7 +12,8 @@ from django.conf import settings
 from django.db import transaction
 
 from catalog.deployments import Catalog, Deployment, PricePoint
-from catalog.models import CatalogVersion, EmbeddingModel, Provider, ProviderCredential, Tokenizer
+from catalog.models import Capability, CatalogVersion, Cuts, EmbeddingModel, Provider, ProviderCredential, Tokenizer
+from catalog.observing import observe_states
 from core.money import nano_from_usd
 from core.sealing import SealBroken, Sealer
 from providers.base import Endpoint, Kind
@@ -42,7 +43,9 @@ def load_catalog() -> Catalog:
         .select_related("provider", "space", "successor")
         .prefetch_related("prices", "provider__credentials")
     )
-    return Catalog(version, {row.id: deployment_of(row) for row in rows})
+    catalog = Catalog(version, {row.id: deployment_of(row) for row in rows})
+    observe_states({f"{each.provider}/{each.name}": each.state for each in catalog.deployments.values()})
+    return catalog
 
 
 def open_credential(credential: ProviderCredential) -> dict[str, str]:
@@ -52,6 +55,7 @@ def open_credential(credential: ProviderCredential) -> dict[str, str]:
 
 def deployment_of(row: EmbeddingModel) -> Deployment:
     """The frozen value of one row; its secrets are opened."""
+    takes, cuts = "dimensions" in row.capabilities, serves_cuts(row)
     most_items = max_items(Kind(row.provider.kind), row.identifier)
     return Deployment(
         model_id=row.id,
@@ -64,9 +68,9 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         space=row.space.slug,
         epoch=row.space.epoch,
         dimensions=row.dimensions,
-        allowed_dimensions=frozenset(row.allowed_dimensions),
-        takes_dimensions="dimensions" in row.capabilities,
-        is_matryoshka="matryoshka" in row.capabilities,
+        allowed_dimensions=frozenset(row.allowed_dimensions if takes or cuts else ()),
+        takes_dimensions=takes,
+        is_matryoshka=cuts,
         max_tokens=row.max_tokens,
         max_items=min(row.provider.max_items, most_items or row.provider.max_items),
         max_tokens_per_call=row.provider.max_tokens_per_call,
@@ -82,7 +86,13 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         successor=row.successor.name if row.successor else None,
         created_at=row.created_at,
         prices=tuple(PricePoint(p.effective_from, nano_from_usd(p.cost_per_million_tokens)) for p in row.prices.all()),
+        unavailable_cause=row.unavailable_cause,
     )
+
+
+def serves_cuts(row: EmbeddingModel) -> bool:
+    """Whether a vector of this model may be cut: declared, and either measured or vouched for."""
+    return Capability.MATRYOSHKA in row.capabilities and row.cuts in (Cuts.MEASURED, Cuts.VOUCHED)
 
 
 def endpoints_of(provider: Provider) -> tuple[Endpoint, ...]:

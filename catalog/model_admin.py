@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
@@ -21,11 +22,12 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from catalog import lifecycle, services
+from catalog import lifecycle, moves, services
 from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, ShownRows, is_operator, posted
 from catalog.admin_looks import TONES, money, per_million, when
 from catalog.models import Capability, EmbeddingModel, Price, State, name_rule
 from catalog.selectors import price_now
+from catalog.tasks import validate_model
 from core.clock import utc_now
 
 SHOWN_TO_TENANTS = (State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED)
@@ -107,6 +109,22 @@ class MoveForm(forms.Form):
             del self.fields["sunset_at"], self.fields["successor"]
 
 
+class SunsetForm(forms.Form):
+    sunset_at = forms.SplitDateTimeField(label="Ends at (UTC)", widget=UnfoldAdminSplitDateTimeWidget)
+    successor = forms.ModelChoiceField(
+        queryset=EmbeddingModel.objects.none(),
+        required=False,
+        widget=UnfoldAdminSelectWidget,
+        help_text="Empty: it stays as it is.",
+    )
+    reason = forms.CharField(max_length=200, widget=UnfoldAdminTextInputWidget, help_text="Kept with the model.")
+
+    def __init__(self, *args: Any, row: EmbeddingModel, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        others = EmbeddingModel.objects.filter(state=State.AVAILABLE).exclude(pk=row.pk).select_related("provider")
+        self.fields["successor"].queryset = others  # type: ignore[attr-defined]
+
+
 class PriceForm(forms.Form):
     cost_per_million_tokens = Decimals(
         label="USD per million tokens",
@@ -158,13 +176,26 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
     search_help_text = "Name, the vendor's identifier, or vector space"
     autocomplete_fields = ("provider",)
     inlines = (PriceRows,)
-    actions_detail = ("move", "add_price")
+    actions_detail = ("move", "change_sunset", "validate", "add_price")
     _identity = (None, {"fields": ("provider", "name", "identifier", "space_name", "dimensions")})
     _abilities = ("What it takes", {"fields": ("max_tokens", "tokenizer", "allowed_dimensions", "capabilities")})
     _description = ("Description", {"fields": ("model_type", "model_version", "quality_score", "minimum_tier")})
     _life = (
         "Life",
-        {"fields": ("shown_state", "state_reason", "deprecated_at", "sunset_at", "successor", "price", "created_at")},
+        {
+            "fields": (
+                "shown_state",
+                "state_reason",
+                "unavailable_cause",
+                "validated_at",
+                "cuts",
+                "deprecated_at",
+                "sunset_at",
+                "successor",
+                "price",
+                "created_at",
+            )
+        },
     )
     fieldsets = (_identity, _life, _abilities, _description)
     _glimpse = (
@@ -259,12 +290,16 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
         services.change_model(model_id=row.pk, **facts)
 
     def remove_row(self, request: HttpRequest, row: EmbeddingModel) -> None:
-        services.remove_model(model_id=row.pk)
+        services.remove_model(model_id=row.pk, actor=str(request.user))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
         found = super().get_actions_detail(request, object_id)
-        is_end = not lifecycle.legal_moves(self.get_object(request, object_id).state)
-        return [each for each in found if not (is_end and each.path == "move")]
+        row = self.get_object(request, object_id)
+        is_end = not lifecycle.legal_moves(row.state)
+        hidden = {"move", "validate"} if is_end else set()
+        if row.state != State.DEPRECATED:
+            hidden.add("change_sunset")
+        return [each for each in found if each.path not in hidden]
 
     @action(description="Move state", icon="moving", permissions=["change"])
     def move(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -276,6 +311,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
                 model_id=row.pk,
                 to=given["to"],
                 reason=given["reason"],
+                actor=str(request.user),
                 sunset_at=given.get("sunset_at"),
                 successor=successor and successor.pk,
             )
@@ -287,6 +323,40 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
             "Move",
         )
         return self.ask(request, row, dialog, act, MoveForm(posted(request), row=row))
+
+    @action(description="Change its end", icon="event", permissions=["change"])
+    def change_sunset(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> str:
+            successor = given["successor"]
+            moves.change_sunset(
+                model_id=row.pk,
+                sunset_at=given["sunset_at"],
+                successor=successor and successor.pk,
+                reason=given["reason"],
+                actor=str(request.user),
+            )
+            return f"{row.name} ends on {given['sunset_at']:%Y-%m-%d %H:%M} UTC now."
+
+        dialog = Dialog(f"Change the end of {row.name}", "Tenants that use it are told anew.", "Change")
+        return self.ask(request, row, dialog, act, SunsetForm(posted(request), row=row))
+
+    @action(description="Validate", icon="rule", permissions=["change"])
+    def validate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> str:
+            transaction.on_commit(lambda: validate_model.delay(str(row.pk), str(request.user)))
+            return "A worker asks the probe texts; what it finds is among the model checks in a moment."
+
+        dialog = Dialog(
+            f"Validate {row.name}",
+            "24 probe texts are embedded by the provider, at the platform's cost. A released model whose vectors are "
+            "not those of its space any more is taken out.",
+            "Validate now",
+        )
+        return self.ask(request, row, dialog, act)
 
     @action(description="Add price", icon="payments", permissions=["change"])
     def add_price(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -13,6 +13,7 @@ from django.db.models import F
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from catalog import listing_cache
 from catalog.models import CatalogVersion
 from core.changes import CHANNEL, Change, encode
 
@@ -25,6 +26,7 @@ def catalog_changed() -> None:
     # A row that is missing is made first; two at once both end up on the same one.
     CatalogVersion.objects.bulk_create([CatalogVersion(id=1)], ignore_conflicts=True)
     CatalogVersion.objects.filter(id=1).update(version=F("version") + 1)
+    transaction.on_commit(listing_cache.drop)
     announce(Change())
 
 

@@ -219,3 +219,9 @@ def refuse_unknown_parameters(request: Request, view: APIView) -> None:
             raise errors.UnknownField(
                 f"There is no query parameter {name!r}; known are {', '.join(sorted(known))}.", param=name
             )
+
+
+def actor_of(request: Request) -> str:
+    """Who asks, in the words of rows that remember it: the key's id, never the key."""
+    grant = getattr(request.user, "grant", None)
+    return f"key {grant.key_id}" if grant is not None else str(request.user)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
-from catalog.models import EmbeddingModel, State
+from catalog.models import EmbeddingModel, Price, State
+from core.clock import utc_now
 
 
 def list_models(
@@ -18,8 +19,11 @@ def list_models(
     available_only: bool = True,
     q: str = "",
 ) -> QuerySet[EmbeddingModel]:
-    """Catalogue rows with all that is shown of them, by name; a state asked for goes before `available_only`."""
-    found = EmbeddingModel.objects.select_related("provider", "space").prefetch_related("prices")
+    """Catalogue rows with all that is shown of them, by name; a state asked for goes before `available_only`. One
+    query, the price in force included."""
+    begun = Price.objects.filter(model=OuterRef("pk"), effective_from__lte=utc_now())
+    found = EmbeddingModel.objects.select_related("provider", "space")
+    found = found.annotate(price_in_force=Subquery(begun.values("cost_per_million_tokens")[:1]))
     if provider is not None:
         found = found.filter(provider__slug=provider)
     if model_type is not None:
@@ -33,6 +37,15 @@ def list_models(
     return found
 
 
+def deprecated_models() -> list[EmbeddingModel]:
+    """All that are deprecated, with their successors and the prices of these."""
+    found = EmbeddingModel.objects.filter(state=State.DEPRECATED).select_related("provider", "successor")
+    return list(found.prefetch_related("successor__prices").order_by("sunset_at", "id"))
+
+
 def price_now(row: EmbeddingModel, now: datetime) -> Decimal | None:
-    """USD per million tokens in force, from rows that are loaded already; None: unpriced."""
+    """USD per million tokens in force, from what is loaded already; None: unpriced."""
+    if hasattr(row, "price_in_force"):
+        price: Decimal | None = row.price_in_force
+        return price
     return next((p.cost_per_million_tokens for p in row.prices.all() if p.effective_from <= now), None)

@@ -1,8 +1,8 @@
 """The only writer of the catalogue's models and prices; providers are `catalog.upstreams`.
 
-Every function is one transaction and tells the data plane after its commit, but for `activate_model`, which calls a
-provider between two of them. What a row must be like is held here and in the database, so that the API, the admin and
-tasks cannot differ about it.
+Every function is one transaction and tells the data plane after its commit. What a row must be like is held here and
+in the database, so that the API, the admin and tasks cannot differ about it. What calls a provider in between is
+`catalog.validating`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 from uuid import UUID
 
-import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
-from catalog import lifecycle, signals
+from catalog import events, lifecycle, signals
 from catalog.corrections import CLOCK_SKEW
-from catalog.loading import deployment_of
 from catalog.models import Capability, EmbeddingModel, Price, Provider, State, VectorSpace
-from catalog.probing import probe
+from catalog.moves import find_model, locked_model, move_model
 from catalog.publishing import catalog_changed
 from core.clock import utc_now
-from core.errors import AlreadyExists, Conflict, IllegalTransition, InUse, InvalidRequest, NotFound, ValidationFailed
+from core.errors import AlreadyExists, Conflict, InUse, InvalidRequest
+
+__all__ = ["add_model", "add_price", "change_model", "find_model", "move_model", "remove_model"]
 
 CONFIRM_ABOVE = Decimal(10)  # USD per million: no embedding model on the market costs as much
 
@@ -53,6 +53,10 @@ class Facts(Details, total=False):
 
 # What callers, keys and stored vectors rely on: in a released row these never change, a new row takes their place.
 _FROZEN = ("name", "identifier", "space", "dimensions")
+# What a passed validation was about; what is changed of it is validated anew.
+_VALIDATED = frozenset(
+    {"identifier", "space", "dimensions", "allowed_dimensions", "capabilities", "max_tokens", "tokenizer"}
+)
 
 
 @transaction.atomic
@@ -92,7 +96,9 @@ def add_model(
 @transaction.atomic
 def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
     """Changes what is given. Of a row that was released, what vectors and callers rely on stays as it is."""
-    row = _locked(model_id)
+    row = locked_model(model_id)
+    if row.state == State.REMOVED:
+        raise Conflict("The model is removed; nothing of it changes any more.")
     if row.state not in lifecycle.UNRELEASED:
         for name in _FROZEN:
             was = row.space.slug if name == "space" else getattr(row, name)
@@ -101,7 +107,13 @@ def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
                     f"The model is {row.state}: its {name} is relied on and cannot change; add a new row instead.",
                     param=_public(name),
                 )
+    before = {name: getattr(row, name) for name in _VALIDATED}
     _apply(row, facts)
+    changed = {name for name in _VALIDATED if getattr(row, name) != before[name]}
+    if changed:
+        row.validated_at = None
+    if changed & {"identifier", "space", "dimensions", "capabilities"}:
+        row.cuts = ""  # whether it may be cut was measured of something else
     try:
         with transaction.atomic():
             row.save()
@@ -112,9 +124,9 @@ def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
 
 
 @transaction.atomic
-def remove_model(*, model_id: UUID) -> None:
+def remove_model(*, model_id: UUID, actor: str = events.SYSTEM) -> None:
     """Erases a draft; moves a released row that no tenant configures along its edges to `removed`."""
-    row = _locked(model_id)
+    row = locked_model(model_id)
     try:
         with transaction.atomic():
             row.delete()
@@ -124,49 +136,10 @@ def remove_model(*, model_id: UUID) -> None:
         raise InUse("Tenants have this model configured; they must remove it first.") from error
     except _MustStay:
         if row.state == State.AVAILABLE:
-            move_model(model_id=model_id, to=State.UNAVAILABLE, reason="being removed")
+            move_model(model_id=model_id, to=State.UNAVAILABLE, reason="being removed", actor=actor)
         if row.state != State.REMOVED:
-            move_model(model_id=model_id, to=State.REMOVED, reason="removed by the operator")
+            move_model(model_id=model_id, to=State.REMOVED, reason="removed by the operator", actor=actor, force=True)
     catalog_changed()
-
-
-@transaction.atomic
-def move_model(
-    *, model_id: UUID, to: str, reason: str = "", sunset_at: datetime | None = None, successor: UUID | None = None
-) -> EmbeddingModel:
-    """Moves along one edge of the lifecycle. Of several that move the same row at once, one wins."""
-    row = find_model(model_id)
-    changes: dict[str, Any] = {"state": to, "state_reason": reason[:200], "updated_at": utc_now()}
-    if to not in State.values:
-        raise InvalidRequest(f"{to!r} is no state; there are {', '.join(State.values)}.", param="to")
-    if to == State.DEPRECATED:
-        changes |= {"deprecated_at": utc_now(), "sunset_at": sunset_at, "successor": _successor(row, successor)}
-    elif sunset_at or successor:
-        raise InvalidRequest("Only a move to deprecated takes `sunset_at` and `successor`.", param="to")
-    is_legal = to in lifecycle.legal_moves(row.state)
-    if not is_legal or not EmbeddingModel.objects.filter(id=model_id, state=row.state).update(**changes):
-        # The winner may have moved it between our reading and our writing.
-        state = EmbeddingModel.objects.values_list("state", flat=True).get(id=model_id)
-        raise IllegalTransition(lifecycle.refusal(state, to), extra={"legal": list(lifecycle.legal_moves(state))})
-    catalog_changed()
-    was = row.state
-    transaction.on_commit(lambda: signals.model_moved.send(EmbeddingModel, model_id=model_id, was=was, now=to))
-    row.refresh_from_db()
-    return row
-
-
-def activate_model(*, model_id: UUID) -> EmbeddingModel:
-    """Walks a draft through testing to available when its probe passes, else back to draft with `ValidationFailed`."""
-    row = move_model(model_id=model_id, to=State.TESTING, reason="being validated")
-    failed = probe(deployment_of(row))
-    if not failed:
-        return move_model(model_id=model_id, to=State.AVAILABLE, reason="its probe passed")
-    move_model(model_id=model_id, to=State.DRAFT, reason=f"probe failed: {failed[0].got}")
-    raise ValidationFailed(
-        f"The model is kept as draft {model_id} because its probe failed: {failed[0].expected} was expected, "
-        f"{failed[0].got} came. Mend it and PATCH it with `activate: true`.",
-        extra={"id": str(model_id), "probes": [msgspec.to_builtins(each) for each in failed]},
-    )
 
 
 @transaction.atomic
@@ -184,7 +157,7 @@ def add_price(
 
     One from the past on is a correction: what was charged since at the catalogue's price is adjusted after the commit.
     """
-    row = _locked(model_id)  # corrections build on each other: they come one after the other
+    row = locked_model(model_id)  # corrections build on each other: they come one after the other
     now = utc_now()
     if cost_per_million_tokens < 0:
         raise InvalidRequest("A price is 0 (free) or more.", param="cost_per_million_tokens")
@@ -222,42 +195,8 @@ def add_price(
     return price
 
 
-def find_model(model_id: UUID) -> EmbeddingModel:
-    """The row, or `NotFound`."""
-    row = (
-        EmbeddingModel.objects.select_related("provider", "space", "successor")
-        .prefetch_related("prices", "provider__credentials")
-        .filter(id=model_id)
-        .first()
-    )
-    if row is None:
-        raise NotFound(f"The catalogue has no model {model_id}.")
-    return row
-
-
 class _MustStay(Exception):
     """Rolls back the erasing of a row that must stay."""
-
-
-def _locked(model_id: UUID) -> EmbeddingModel:
-    row = (
-        EmbeddingModel.objects.select_for_update(of=("self",))
-        .select_related("provider", "space")
-        .filter(id=model_id)
-        .first()
-    )
-    if row is None:
-        raise NotFound(f"The catalogue has no model {model_id}.")
-    return row
-
-
-def _successor(row: EmbeddingModel, successor: UUID | None) -> EmbeddingModel | None:
-    if successor is None:
-        return None
-    found = EmbeddingModel.objects.filter(id=successor).exclude(id=row.id).first()
-    if found is None:
-        raise InvalidRequest("`successor` must be the id of another model in the catalogue.", param="successor")
-    return found
 
 
 def _apply(row: EmbeddingModel, facts: Facts) -> None:

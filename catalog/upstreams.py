@@ -62,6 +62,7 @@ class ProviderSettings(TypedDict, total=False):
     tpm: int | None
     timeout_s: float
     is_enabled: bool
+    discovery: str
 
 
 def add_provider(
@@ -152,6 +153,15 @@ def find_provider(slug: str) -> Provider:
     row = Provider.objects.filter(slug=slug).prefetch_related("credentials").first()
     if row is None:
         raise NotFound(f"There is no provider {slug!r}.")
+    return row
+
+
+def find_model_of(slug: str, name: str) -> EmbeddingModel:
+    """A provider's model by its name, else by the vendor's identifier; or `NotFound`."""
+    rows = EmbeddingModel.objects.filter(provider__slug=slug)
+    row = rows.filter(name=name).first() or rows.filter(identifier=name).first()
+    if row is None:
+        raise NotFound(f"{slug} has no model {name[:200]!r}.", param="model")
     return row
 
 

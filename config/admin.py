@@ -1,4 +1,4 @@
-"""Admin of celery-beat's timetable, for operators. The site itself is `config.admin_site`."""
+"""Admin of celery-beat's timetable, for operators. The site is `config.admin_site`, breakers are `breaker_admin`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from django_celery_beat.models import (
 )
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from config import breaker_admin
+
+__all__ = ["breaker_admin"]
 
 for _schedule in (PeriodicTask, CrontabSchedule, IntervalSchedule, ClockedSchedule, SolarSchedule):
     admin.site.unregister(_schedule)

@@ -57,7 +57,11 @@ _OPERATORS = (
             ("Models", "menu_book", "catalog_embeddingmodel"),
             ("Providers", "dns", "catalog_provider"),
             ("Prices", "payments", "catalog_price"),
+            ("Proposed prices", "price_change", "catalog_priceproposal"),
             ("Vector spaces", "scatter_plot", "catalog_vectorspace"),
+            ("Discovery", "travel_explore", "catalog_discoveryrun"),
+            ("Checks", "rule", "catalog_modelcheck"),
+            ("History of models", "history", "catalog_modelevent"),
         ),
     ),
     (

@@ -84,6 +84,11 @@ class Environment(BaseModel):
     metric_tenants: int = Field(
         200, ge=1, le=10_000, description="Number of tenants with a metric label of their own; the others are `other`."
     )
+    price_table: str = Field(
+        "",
+        description="A file or an address (http, https) with a price table in the format of the shipped one; believed "
+        "before that one.",
+    )
     partitions_ahead: int = Field(3, ge=1, le=24, description="Months for which usage partitions are made in advance.")
 
     @property

@@ -18,6 +18,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 from billing.partitions import make_partitions
 from catalog import services as catalog
 from catalog import upstreams
+from catalog.lifecycle import Proof
 from catalog.models import EmbeddingModel, Provider
 from core.clock import utc_now
 from providers.base import Kind
@@ -147,20 +148,27 @@ def _add(model: Model) -> None:
     )
     # Without a probe: vendors' models are described well enough, and nobody has a credential for them yet.
     for state in ("testing", "available"):
-        catalog.move_model(model_id=row.id, to=state, reason="seeded")
+        catalog.move_model(model_id=row.id, to=state, reason="seeded", proof=Proof.VOUCHED)
+
+
+_DAILY = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
+    "make usage partitions": ("billing.tasks.make_usage_partitions", "0", "7"),
+    "forget idempotency claims": ("billing.tasks.forget_claims", "*", "*/15"),
+    "adjust for price corrections": ("billing.tasks.adjust_for_corrections", "0", "37"),
+    "look at sunsets": ("billing.tasks.look_at_sunsets", "*", "27"),
+    "discover models": ("catalog.tasks.discover_all", "3", "17"),
+    "check prices": ("catalog.tasks.update_prices", "3", "47"),
+    "recheck shared spaces": ("catalog.tasks.recheck_spaces", "2", "17"),
+}
 
 
 def _timetable() -> None:
-    # Name, task, minute, hour.
-    for name, task, minute, hour in (
-        ("make usage partitions", "billing.tasks.make_usage_partitions", "7", "0"),
-        ("forget idempotency claims", "billing.tasks.forget_claims", "*/15", "*"),
-        ("adjust for price corrections", "billing.tasks.adjust_for_corrections", "37", "0"),
-    ):
-        schedule, _ = CrontabSchedule.objects.get_or_create(
+    """Beat's rows; the operator may edit them afterwards."""
+    for name, (task, hour, minute) in _DAILY.items():
+        when, _ = CrontabSchedule.objects.get_or_create(
             minute=minute, hour=hour, day_of_week="*", day_of_month="*", month_of_year="*", timezone="UTC"
         )
-        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": schedule})
+        PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "crontab": when})
     for name, task, minutes in _REGULAR:
         interval, _ = IntervalSchedule.objects.get_or_create(every=minutes, period=IntervalSchedule.MINUTES)
         PeriodicTask.objects.get_or_create(name=name, defaults={"task": task, "interval": interval})

@@ -159,6 +159,9 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "State": "catalog.models.State",
         "Tier": "catalog.models.Tier",
+        "RunState": "catalog.models.DiscoveryRun.State",
+        "ChangeState": "catalog.discovery_api.CHANGE_STATES",
+        "CheckKind": "catalog.models.ModelCheck.Kind",
         "TenantModelState": "tenants.models.TenantModel.State",
         "AlertState": "alerts.models.Alert.State",
         "AlertKind": "alerts.kinds.choices",

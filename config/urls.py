@@ -14,7 +14,9 @@ from billing.api.quotas import QuotaView
 from billing.api.tenant_models import TenantModelViews
 from billing.api.usage import UsageViews
 from catalog.api import CatalogViews, ProviderViews
+from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
+from embeddings.breaker_api import HoldBreakers, ProvidersHealth
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 
@@ -23,6 +25,7 @@ router.register("tenants", TenantViews, basename="tenant")
 router.register("api-keys", ApiKeyViews, basename="api-key")
 router.register("embedding-models/providers", ProviderViews, basename="provider")
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
+router.register("embedding-models/discovery/runs", DiscoveryRunViews, basename="discovery-run")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
 router.register("agents", AgentViews, basename="agent")
 router.register("limits", LimitViews, basename="limit")
@@ -40,6 +43,8 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
     path("api/v1/agents/<str:agent_id>/models", AgentModels.as_view(), name="agent-models"),
+    path("api/v1/embedding-models/providers/health", ProvidersHealth.as_view(), name="providers-health"),
+    path("api/v1/embedding-models/providers/<slug:slug>/breaker", HoldBreakers.as_view(), name="provider-breaker"),
     path("api/v1/embedding-models/select", SelectModel.as_view(), name="select"),
     path("api/v1/", include(router.urls)),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),

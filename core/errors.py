@@ -38,6 +38,7 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
         ├── NoModelAvailable        503 no_model_available
         ├── LedgerUnavailable       503 ledger_unavailable
         ├── LimitsUnavailable       503 limits_unavailable
+        ├── BreakersUnavailable     503 breakers_unavailable
         ├── Starting                503 starting
         ├── Draining                503 draining
         └── ProviderTimeout         504 provider_timeout
@@ -272,6 +273,12 @@ class LimitsUnavailable(ServiceError):
     """Neither Redis nor PostgreSQL can say whether a hard limit allows the request; no provider was called."""
 
     status, code = 503, "limits_unavailable"
+
+
+class BreakersUnavailable(ServiceError):
+    """Redis, through which all processes share their breakers, cannot be asked; requests go on without it."""
+
+    status, code = 503, "breakers_unavailable"
 
 
 class Starting(ServiceError):

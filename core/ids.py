@@ -33,3 +33,8 @@ def uuid7_text(unix_ms: int) -> str:
 def uuid7_time(value: UUID) -> datetime:
     """The moment in a UUIDv7, in UTC, to the millisecond."""
     return _EPOCH + timedelta(milliseconds=value.int >> 80)
+
+
+def uuid7_floor(moment: datetime) -> UUID:
+    """No id made at this moment or later is smaller: an index of ids finds a time with it."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

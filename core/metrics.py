@@ -48,6 +48,10 @@ model_switches = Counter(
     "Requests that went on to another candidate, and why.",
     ["from_model", "to_model", "reason"],
 )
+requests_active = Gauge("embedding_requests_active", "Requests under way now.", multiprocess_mode="livesum")
+provider_calls_active = Gauge(
+    "embedding_provider_calls_active", "Calls to providers under way now.", ["provider"], multiprocess_mode="livesum"
+)
 ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
 ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 holds_active = Gauge("holds_active", "Requests that hold something of their limits now.", multiprocess_mode="livesum")
@@ -73,6 +77,15 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     histogram._sum.inc(sum(values))
     for bucket, count in counts.items():
         histogram._buckets[bucket].inc(count)
+
+
+discovery_runs = Counter("model_discovery_runs_total", "Looks at providers' lists of models.", ["provider", "outcome"])
+discovered_models = Gauge(
+    "model_discovery_models",
+    "Models in the last look's difference, by kind of change.",
+    ["provider", "change"],
+    multiprocess_mode="mostrecent",
+)
 
 
 class BoundedLabel:

@@ -264,7 +264,8 @@ class Queue(Generic[J]):
 
 def _fill(jobs: list[J], items: int, tokens: int, *, may_exceed: bool) -> dict[J, int]:
     """How far each job is taken into a call with room for so many texts and tokens: first each gets its part, then,
-    in order of arrival, what is left. There is a text's room for each at least. With `may_exceed` the very first text goes even if it has too many tokens."""
+    in order of arrival, what is left. There is a text's room for each at least. With `may_exceed` the very first text
+    goes even if it has too many tokens."""
     stops: dict[J, int] = {}
     for share in (max(1, items // max(1, len(jobs))), items):
         for job in jobs:

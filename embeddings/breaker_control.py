@@ -22,7 +22,7 @@ from embeddings import breaker as rules
 from embeddings import breaker_wire as wire
 from embeddings.breaker import Force, Settings, State
 from embeddings.latency import added, percentile
-from embeddings.routes import parts
+from embeddings.routes import parts, pattern_of
 
 _FIGURES_FOR_MS = 60_000  # a process that has written nothing for longer is gone, or has nothing to do
 _MOST_PATTERN = 500
@@ -89,6 +89,17 @@ def force(*, pattern: str, state: Force | None) -> list[str]:
         redis.eval(wire.PUT.source, 1, wire.KEY, *wire.put_force(pattern, state, secrets.token_hex(8)))
         held = wire.held(redis.hgetall(wire.KEY).items())
     return sorted(name for name in held.routes if rules.force_on(name, {pattern: Force.OPEN}) is not None)
+
+
+def hold(*, provider: str, identifier: str | None, state: Force | None) -> None:
+    """Holds what a provider has (or one model of it, by the vendor's identifier) open or closed; None lets go, of a
+    whole provider also of what is held for single models of it."""
+    pattern = pattern_of(provider, identifier)
+    force(pattern=pattern, state=state)
+    if state is None and identifier is None:
+        own = pattern.partition("|")[0]
+        for each in [each for each in forces() if each.partition("|")[0] == own]:
+            force(pattern=each, state=None)
 
 
 def _health(name: str, held: wire.Held, bins: dict[int, int], settings: Settings, now: int) -> RouteHealth:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -98,7 +98,7 @@ class VectorCache:
         self._note(model, len(found) - len(gaps), len(gaps))
         return found
 
-    def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None:
+    def put(self, keys: Sequence[bytes], vectors: Iterable[Vector], ttl_s: int) -> None:
         """Keeps row i under key i; waits for nothing. Give only vectors that passed `check_vectors`."""
         now = self._clock()
         until = now + min(self._local_ttl_s, ttl_s)

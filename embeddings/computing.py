@@ -1,10 +1,11 @@
 """Has texts computed by one candidate: its credentials in turn, retries within the budget, and what came put in place.
 
-Owns which route is asked next and what becomes of each part of an answer: its rows, the cache, those who joined, the
-count. Whether a route may be called and when, and what goes into one call, is decided by `breaker.py`, `batching.py`.
+Owns which route is asked next and what becomes of each part of an answer: its rows, items that failed alone, the count.
+Whether a route may be called and when, and what goes into one call, is decided by `breaker.py`, `batching.py`.
 
 Failure: one that another route may help raises `Next`; the caller's own fault and a passed deadline end the request.
-What was computed before a failure stays computed, and is cached.
+What was computed before a failure stays computed for this request; it is cached and shared only once somebody is
+charged for it, or failing on purpose would be a way to embed for nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from core.errors import NoModelAvailable, ProviderTimeout, QuiverError
 from embeddings.breaker import Verdict
 from embeddings.calls import Part
 from embeddings.gathering import Gathered
-from embeddings.inflight import Claim
-from embeddings.ports import Board, Cache, Dispatch
+from embeddings.ports import Board, Dispatch
 from embeddings.records import call_record
 from embeddings.requests import EmbeddingRequest
 from embeddings.retrying import Retries, pause
@@ -35,9 +34,8 @@ _LEAST_TIME_S = 0.002  # below it a call cannot succeed, so it is not paid for
 
 
 class Computing:
-    def __init__(self, *, dispatch: Dispatch, cache: Cache, board: Board) -> None:
+    def __init__(self, *, dispatch: Dispatch, board: Board) -> None:
         self._dispatch = dispatch
-        self._cache = cache
         self._board = board
         self._retries = Retries()
         self._turn = 0
@@ -68,16 +66,14 @@ class Computing:
     def statistics(self) -> dict[str, int]:
         return {"retries": self._retries.statistics()["retries"]}
 
-    async def compute(
-        self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], claim: Claim
-    ) -> None:
+    async def compute(self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int]) -> None:
         """Has these texts computed by the candidate's provider, with one credential after the other."""
         error: QuiverError = NoModelAvailable("No provider could be called.")
         for endpoint in self._rotated(candidate.choice.deployment.endpoints):
             while mine:
                 if work.call.deadline - time.monotonic() < _LEAST_TIME_S:
                     raise with_attempts(ProviderTimeout("The deadline passed before a provider answered."), work.trace)
-                failure = await self._ask(work, candidate, endpoint, gathered, mine, claim)
+                failure = await self._ask(work, candidate, endpoint, gathered, mine)
                 if failure is None:
                     return
                 error = _translated(failure, candidate, work.request)
@@ -95,7 +91,6 @@ class Computing:
         endpoint: Endpoint,
         gathered: Gathered,
         mine: list[int],
-        claim: Claim,
     ) -> ProviderFailure | None:
         """One turn on one route. What came is kept, also when something failed; returns what failed."""
         started, deployment = time.monotonic(), candidate.choice.deployment
@@ -113,28 +108,25 @@ class Computing:
             tenant=work.call.snapshot.config.tenant_id,
             deadline=work.call.deadline,
             partial=work.request.is_partial,
-            when_gone=partial(self._keep, work, gathered, mine),
         )
         work.trace.calls += [
             call_record(work.call, candidate, share)
             for share in part.calls
             if share.failure is None or share.failure.was_sent
         ]
-        self._take(work, candidate, gathered, mine, part, claim)
+        self._take(work, candidate, gathered, mine, part)
         failure = _blamed(part, mine)
         work.trace.tried(candidate, failure.kind.value if failure else "ok", started)
         return failure
 
-    def _take(
-        self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], part: Part, claim: Claim
-    ) -> None:
-        """Puts what a part brought where it belongs: rows, cache, those who joined, the bill."""
+    def _take(self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], part: Part) -> None:
+        """Puts what a part brought where it belongs: rows, items that failed alone, the bill."""
         came = [place for place, is_there in enumerate(part.answered) if is_there]
         names = [gathered.names[mine[place]] for place in came]
         vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[came]
-        gathered.fill(dict(zip(names, vectors, strict=True)), is_shared=False)
-        claim.resolve(names, vectors)
-        self._keep(work, gathered, mine, part)
+        fresh = dict(zip(names, vectors, strict=True))
+        work.fresh |= fresh
+        gathered.fill(fresh, is_shared=False)
         if part.failed and part.failure is None:
             gathered.fail(
                 {gathered.names[mine[p]]: _refused_item(f, candidate, mine[p]) for p, f in part.failed.items()}
@@ -147,16 +139,6 @@ class Computing:
         else:
             work.told_tokens += part.tokens
             work.tokens += part.tokens
-
-    def _keep(self, work: Work, gathered: Gathered, mine: list[int], part: Part) -> None:
-        """Caches what came; also what came after its request was gone."""
-        settings = work.call.snapshot.config.settings
-        if not settings.cache_enabled or not work.request.fills_cache:
-            return
-        came = [place for place, is_there in enumerate(part.answered) if is_there]
-        if came:
-            vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[came]
-            self._cache.put([gathered.names[mine[p]] for p in came], vectors, settings.cache_ttl_s)
 
     async def _may_retry(self, work: Work, failure: ProviderFailure) -> bool:
         """Whether the same route is tried again; waits as long as that needs."""

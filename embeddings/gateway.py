@@ -9,7 +9,8 @@ found or computed before is dropped, at the platform's cost.
 
 Failure: a candidate fails, is over a limit or must not be called now → the next one, inside one deadline; the ledger
 away → held back by it, then its 503, and no provider is called meanwhile. Whatever is raised, nothing was charged and
-the hold is released. What was sent is never cancelled (`dispatch.py`); what comes of it too late is cached.
+the hold is released. What was sent is never cancelled (`dispatch.py`), and doors do not cancel either: a client that
+has gone is served to the end, charged once, and finds its vectors in the cache. Only a process that stops breaks off.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Gateway:
             raise
         finally:
             self._under_way -= 1
+            work.let_go()
             if work.hold is not None:
                 self._limits.release(work.hold)
 
@@ -193,7 +195,7 @@ class Gateway:
                 continue
             self._check_size(fitted)
             gathered = await self.look_up(work, fitted, gathered)
-            work.tokens, work.told_tokens, work.held_tokens, work.retries = 0, 0, 0, 0
+            work.begin()
             try:
                 await self._complete(work, fitted, gathered)
             except Next as failed:
@@ -253,16 +255,17 @@ class Gateway:
             if candidate.too_dear is not None:
                 raise Next(candidate.too_dear)
             names = [gathered.names[index] for index in missing]
-            with self._inflight.claim(names if may_join else ()) as claim:
-                mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
-                if mine:
-                    self._computing.check(work, candidate)
-                    joined = [i for i, name in zip(missing, names, strict=True) if name in claim.others]
-                    await self._hold(work, candidate, gathered, mine, joined)
-                    await self._computing.compute(work, candidate, gathered, mine, claim)
-                if claim.others:
-                    within_s = work.call.deadline - time.monotonic()
-                    gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
+            claim = self._inflight.claim(names if may_join else ())
+            work.claim = work.claim or claim
+            mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
+            if mine:
+                self._computing.check(work, candidate)
+                joined = [i for i, name in zip(missing, names, strict=True) if name in claim.others]
+                await self._hold(work, candidate, gathered, mine, joined)
+                await self._computing.compute(work, candidate, gathered, mine)
+            if claim.others:
+                within_s = work.call.deadline - time.monotonic()
+                gathered.fill(await self._inflight.joined(claim.others, within_s=within_s), is_shared=True)
             may_join = False  # whose leader failed is computed here
 
     async def _hold(
@@ -307,6 +310,8 @@ class Gateway:
         if has_computed:
             tokens = 0 if call.free else min(work.tokens, work.held_tokens)
             nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+            if work.hold is not None:
+                nano = min(nano, work.hold.nano)  # texts that were joined after the hold cost nothing beyond it
         else:
             tokens, nano = 0, await self._hold_hits(work, candidate, gathered)
         hold = work.hold
@@ -314,7 +319,7 @@ class Gateway:
             candidate,
             tokens=tokens,
             nano=nano,
-            held_tokens=work.held_tokens,
+            held_tokens=work.held_tokens if has_computed else 0,  # by this the ledger tells what counts as a request
             provider_tokens=work.told_tokens if has_computed else None,
             is_estimated=has_computed and work.told_tokens is None,
             cached=gathered.cached,
@@ -327,6 +332,7 @@ class Gateway:
             work.hold = None
             is_counted = has_computed and not call.free  # a request that cost nobody anything counts in no limit
             self._limits.settle(hold, tokens=tokens, nano=nano, requests=int(is_counted))
+        self._share(work)
         self._observer.finished(call.snapshot.config.slug, usage, calls, work.trace.attempts)
         return Answer(
             candidate.choice.deployment,
@@ -337,6 +343,15 @@ class Gateway:
             hold,
             gathered.failed,
         )
+
+    def _share(self, work: Work) -> None:
+        """Gives what was paid for to those who wait for it, and to the cache."""
+        names, vectors = list(work.fresh), list(work.fresh.values())
+        if work.claim is not None:
+            work.claim.resolve(names, vectors)
+        settings = work.call.snapshot.config.settings
+        if names and settings.cache_enabled and work.request.fills_cache:
+            self._cache.put(names, vectors, settings.cache_ttl_s)
 
     def _note_failure(self, work: Work, code: str) -> None:
         usage = usage_of(work.request, work.call, work.trace, code)

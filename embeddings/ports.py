@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from embeddings.breaker import Admission
 from embeddings.calls import Items, Part, Upstream
 from embeddings.gathering import Vector
 from embeddings.records import Attempt
-from providers.base import Endpoint, InputType, Vectors
+from providers.base import Endpoint, InputType
 
 
 class Ledger(Protocol):
@@ -31,7 +31,7 @@ class Cache(Protocol):
         full_dimensions: int = 0,
         model: str = "",
     ) -> list[Vector | None]: ...
-    def put(self, keys: Sequence[bytes], vectors: Vectors, ttl_s: int) -> None: ...
+    def put(self, keys: Sequence[bytes], vectors: Iterable[Vector], ttl_s: int) -> None: ...
 
 
 class Dispatch(Protocol):

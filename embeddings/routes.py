@@ -5,6 +5,7 @@ The name is a key in Redis and what an operator's pattern is matched with (`open
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from providers.base import Endpoint
@@ -25,10 +26,21 @@ def route_key(endpoint: Endpoint, identifier: str) -> str:
     return "|".join(map(_escaped, (endpoint.slug, endpoint.credential_id, identifier, endpoint.region)))
 
 
+def pattern_of(provider: str, identifier: str | None) -> str:
+    """Fits every route of a provider, or of one model of it, with whatever credential in whatever region."""
+    model = "*" if identifier is None else _literal(identifier)
+    return f"{_literal(provider)}|*|{model}|*"
+
+
 def parts(key: str) -> Route:
     """The reverse of `route_key`."""
     found = [part.replace("%7C", "|").replace("%25", "%") for part in key.split("|")]
     return Route(*found) if len(found) == 4 else Route(key, "", "", "")
+
+
+def _literal(part: str) -> str:
+    """Not read as a pattern."""
+    return re.sub(r"([*?[])", r"[\1]", _escaped(part))
 
 
 def _escaped(part: str) -> str:

@@ -28,7 +28,7 @@ from billing.loading import load_limits
 from billing.redis_pipe import RedisPipe
 from catalog.deployments import Catalog
 from catalog.loading import catalog_version, load_catalog
-from core import changes
+from core import changes, metrics
 from core.clock import utc_now
 from core.errors import Starting
 from embeddings import breaker_wire, tokens
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETIRE_EVERY_S = 60.0
+_TELL_EVERY_S = 1.0
 _REDIS_RETRY_S = 0.5
 _LEASE_MARGIN_S = 2.0  # beyond the longest a request can take
 
@@ -116,7 +117,7 @@ class Runtime:
         self.observer = Observer(
             self.ledger, most_tenants=bounds.metric_tenants, counted=(self.dispatcher.count, self.cache.count)
         )
-        computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
+        computing = Computing(dispatch=self.dispatcher, board=self.board)
         self.gateway = Gateway(
             computing=computing,
             ledger=self.ledger,
@@ -152,6 +153,7 @@ class Runtime:
         self._tasks = [
             loop.create_task(self._listen(), name="changes"),
             loop.create_task(self._retire(), name="retire-providers"),
+            loop.create_task(self._tell(), name="tell-what-is-under-way"),
         ]
         await off_loop(tokens.encoding)
 
@@ -215,6 +217,14 @@ class Runtime:
             finally:
                 await client.aclose()
             await asyncio.sleep(_REDIS_RETRY_S)
+
+    async def _tell(self) -> None:
+        """What is under way, as metrics."""
+        while True:
+            metrics.requests_active.set(self.gateway.statistics()["requests"])
+            for slug, pool in self.dispatcher.statistics().items():
+                metrics.provider_calls_active.labels(slug).set(pool["calls"])
+            await asyncio.sleep(_TELL_EVERY_S)
 
     async def _retire(self) -> None:
         while True:

@@ -7,6 +7,8 @@ import msgspec
 from billing.limits import Hold
 from core.errors import QuiverError
 from embeddings.caller import Call
+from embeddings.gathering import Vector
+from embeddings.inflight import Claim
 from embeddings.inputs import Inputs
 from embeddings.records import Trace
 from embeddings.requests import EmbeddingRequest
@@ -24,6 +26,20 @@ class Work(msgspec.Struct, gc=False):
     told_tokens: int | None = 0  # of them, what the provider itself said; None: it gave no count
     held_tokens: int = 0
     retries: int = 0  # on the route of the present candidate
+    fresh: dict[bytes, Vector] = msgspec.field(default_factory=dict)  # what it computed, by name
+    claim: Claim | None = None  # what others wait for meanwhile
+
+    def begin(self) -> None:
+        """Another candidate: what the one before it was counted or computed is the platform's."""
+        self.tokens, self.told_tokens, self.held_tokens, self.retries = 0, 0, 0, 0
+        self.fresh = {}
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Who waits for this request's texts embeds them itself."""
+        if self.claim is not None:
+            self.claim.close()
+            self.claim = None
 
 
 class Next(Exception):

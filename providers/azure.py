@@ -62,6 +62,7 @@ class AzureProvider:
             api_version=self._api_version,
             max_retries=0,
             timeout=self.endpoint.timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes nowhere else
         )
         return await list_by_sdk(client, {})
 

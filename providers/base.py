@@ -103,6 +103,7 @@ class ListedModel:
     name: str = ""
     dimensions: int | None = None
     max_tokens: int | None = None
+    is_deprecated: bool = False  # the vendor says that it ends
 
 
 class Provider(Protocol):

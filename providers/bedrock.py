@@ -72,6 +72,7 @@ class BedrockProvider:
             self._request(path, body),
             body,
             count=len(texts),
+            width=call.width,
             timeout_s=timeout_s,
             read=family.read,
             id_header=b"x-amzn-requestid",
@@ -121,7 +122,11 @@ class BedrockProvider:
         except (KeyError, ValueError) as error:
             raise bad_answer(f"no list of models: {type(error).__name__}") from None
         return [
-            ListedModel(each["modelId"], each.get("modelName", ""))
+            ListedModel(
+                each["modelId"],
+                each.get("modelName", ""),
+                is_deprecated=each.get("modelLifecycle", {}).get("status") == "LEGACY",
+            )
             for each in found
             if "TEXT" in each.get("inputModalities", ())
         ]

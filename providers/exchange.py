@@ -24,6 +24,10 @@ from providers.http_client import Answer, HttpClient
 MAX_INLINE_BYTES = 300 * 1024  # a larger answer may take more than a millisecond to read: off the loop
 MAX_PLAUSIBLE_TOKENS = 100_000_000  # per call; a count beyond it is nonsense, not a bill
 
+_LEAST_CAP = 1024 * 1024
+_BYTES_PER_NUMBER = 64  # a line of indented JSON, and some vendors tell each vector twice
+_ECHO = 6  # some repeat the texts, at worst with every character escaped
+
 FLOAT32 = np.dtype("<f4")
 Read = Callable[[Answer, int], tuple[Vectors, int | None]]  # an answer and how many texts it is for
 
@@ -37,14 +41,17 @@ async def exchange(
     body: bytes,
     *,
     count: int,
+    width: int,
     timeout_s: float,
     read: Read,
     id_header: bytes,
     word_header: bytes = b"",
 ) -> EmbedAnswer:
-    """Sends one request for `count` texts and reads its answer. `id_header` carries the vendor's request id,
+    """Sends one request for `count` texts and reads its answer, which may be as large as so many vectors of this
+    width (0: not known) in the most wasteful JSON, and no larger. `id_header` carries the vendor's request id,
     `word_header` its word for an error, where that does not stand in the body."""
-    answer = await client.send(prepared, body, timeout_s=timeout_s)
+    most = _LEAST_CAP + count * width * _BYTES_PER_NUMBER + len(body) * _ECHO if width else None
+    answer = await client.send(prepared, body, timeout_s=timeout_s, max_answer_bytes=most)
     upstream_id = answer.header(id_header)[:128]
     if answer.status != 200:
         raise _refusal(answer, upstream_id, word_header)

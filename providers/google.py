@@ -88,6 +88,7 @@ class GoogleProvider:
             prepared,
             _request_body(call),
             count=len(call.inputs),
+            width=call.width,
             timeout_s=timeout_s,
             read=_read if call.dimensions is None else _read_cut,
             id_header=b"x-request-id",
@@ -106,6 +107,7 @@ class GoogleProvider:
             api_version=self._version,
             timeout=round(self.endpoint.timeout_s * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
+            client_args={"follow_redirects": False},  # the credential goes nowhere else
         )
         client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
         return listed_by_sdk(client, lambda model: "embedContent" in (model.supported_actions or ()))

@@ -99,15 +99,19 @@ class HttpClient:
             lines.append(f"{name}: {value}")
         return ("\r\n".join(lines) + "\r\ncontent-length: ").encode("ascii")
 
-    async def send(self, prepared: bytes, body: bytes, *, timeout_s: float) -> Answer:
+    async def send(
+        self, prepared: bytes, body: bytes, *, timeout_s: float, max_answer_bytes: int | None = None
+    ) -> Answer:
         """Sends one request and reads its whole answer, whatever its status, within `timeout_s` seconds in all.
 
-        `prepared` comes from `prepare`. Raises `ProviderFailure` as the module's `Failure:` says. Cancelling the
-        caller closes the connection: a half-read answer must never meet the next call.
+        `prepared` comes from `prepare`; `max_answer_bytes` lowers the client's own cap for this answer. Raises
+        `ProviderFailure` as the module's `Failure:` says. Cancelling the caller closes the connection: a half-read
+        answer must never meet the next call.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         request = b"%b%d\r\n\r\n%b" % (prepared, len(body), body)
+        most = min(self._max_answer_bytes, max_answer_bytes or self._max_answer_bytes)
         if self._busy < self._max_connections:
             self._busy += 1
         else:
@@ -116,19 +120,19 @@ class HttpClient:
             connection = self._take_idle(loop)
             if connection is not None:
                 try:
-                    return await self._exchange(loop, connection, request, deadline)
+                    return await self._exchange(loop, connection, request, deadline, most)
                 except ConnectionStale:
                     self._resent += 1
-                    return await self._resend(loop, request, deadline)
+                    return await self._resend(loop, request, deadline, most)
             connection = await self._connect(loop, deadline)
-            return await self._exchange(loop, connection, request, deadline)
+            return await self._exchange(loop, connection, request, deadline, most)
         finally:
             self._release_slot()
 
     async def _exchange(
-        self, loop: asyncio.AbstractEventLoop, connection: HttpConnection, request: bytes, deadline: float
+        self, loop: asyncio.AbstractEventLoop, connection: HttpConnection, request: bytes, deadline: float, most: int
     ) -> Answer:
-        waiter = connection.start(loop, request)
+        waiter = connection.start(loop, request, most)
         timer = loop.call_at(deadline, connection.expire)
         try:
             answer = await waiter
@@ -141,20 +145,20 @@ class HttpClient:
             self._park(loop, connection)
         return answer
 
-    async def _resend(self, loop: asyncio.AbstractEventLoop, request: bytes, deadline: float) -> Answer:
+    async def _resend(self, loop: asyncio.AbstractEventLoop, request: bytes, deadline: float, most: int) -> Answer:
         try:
             connection = await self._connect(loop, deadline)
         except ProviderFailure as failure:
             # The first attempt did leave this machine, so this is not "nothing was sent" any more.
             raise ProviderFailure(FailureKind.DISCONNECTED, f"closed unanswered, then {failure.detail}") from failure
-        return await self._exchange(loop, connection, request, deadline)
+        return await self._exchange(loop, connection, request, deadline, most)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> HttpConnection:
         allowed_s = min(self._connect_timeout_s, deadline - loop.time())
         try:
             async with asyncio.timeout(allowed_s):
                 _, connection = await loop.create_connection(
-                    lambda: HttpConnection(self._max_answer_bytes, self._forget),
+                    lambda: HttpConnection(self._forget),
                     self._host,
                     self._port,
                     ssl=self._ssl,

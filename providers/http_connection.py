@@ -70,8 +70,8 @@ class HttpConnection(asyncio.Protocol):
         "idle_since",
     )
 
-    def __init__(self, max_answer_bytes: int, on_lost: Callable[[HttpConnection], None]) -> None:
-        self._max_body = max_answer_bytes
+    def __init__(self, on_lost: Callable[[HttpConnection], None]) -> None:
+        self._max_body = 0
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
@@ -95,9 +95,10 @@ class HttpConnection(asyncio.Protocol):
     def reusable(self) -> bool:
         return self._keep_alive and self._transport is not None and not self._transport.is_closing()
 
-    def start(self, loop: asyncio.AbstractEventLoop, request: bytes) -> asyncio.Future[Answer]:
+    def start(self, loop: asyncio.AbstractEventLoop, request: bytes, max_body: int) -> asyncio.Future[Answer]:
         """Writes `request`; the future gives its answer, or raises as the module's `Failure:` says."""
         self._reset()
+        self._max_body = max_body
         waiter: asyncio.Future[Answer] = loop.create_future()
         self._waiter = waiter
         if self._transport is None or self._transport.is_closing():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -52,6 +53,12 @@ class _Body(msgspec.Struct):
     usage: Any = None
 
 
+class _Info(msgspec.Struct):
+    model_id: str
+    max_input_length: int | None = None
+
+
+_decode_info = msgspec.json.Decoder(_Info).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_embedding = msgspec.json.Decoder(str | list[float]).decode
 
@@ -96,8 +103,30 @@ class OpenAIProvider:
             base_url=self._base_url,
             max_retries=0,
             timeout=self.endpoint.timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # the key goes nowhere else
         )
-        return await list_by_sdk(client, headers)
+        try:
+            return await list_by_sdk(client, headers)
+        except ProviderFailure as failure:
+            if failure.status != 404 or self.endpoint.kind is not Kind.OPENAI_COMPATIBLE:
+                raise
+        return [await self._served()]
+
+    async def _served(self) -> ListedModel:
+        """The one model of a text-embeddings-inference server, which has no list: it tells of itself at `/info`."""
+        parts = urlsplit(self._base_url)
+        client = HttpClient(f"{parts.scheme}://{parts.netloc}", headers={"user-agent": "quiver"}, max_connections=1)
+        try:
+            answer = await client.send(client.prepare("GET", "/info"), b"", timeout_s=self.endpoint.timeout_s)
+        finally:
+            client.close()
+        if answer.status != 200:
+            raise classify_status(answer.status, answer.body, now=utc_now())
+        try:
+            info = _decode_info(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise bad_answer("neither a list of models nor what /info tells of one") from None
+        return ListedModel(info.model_id, max_tokens=info.max_input_length)
 
     async def close(self) -> None:
         self._client.close()
@@ -113,6 +142,7 @@ async def ask(client: HttpClient, prepared: bytes, call: EmbedCall, *, timeout_s
         prepared,
         _request_body(call),
         count=len(call.inputs),
+        width=call.width,
         timeout_s=timeout_s,
         read=_read,
         id_header=b"x-request-id",
@@ -125,7 +155,7 @@ async def list_by_sdk(client: openai.AsyncOpenAI, headers: Mapping[str, Any]) ->
 
     try:
         async with client:
-            return [ListedModel(identifier=model.id) async for model in client.models.list(extra_headers=headers)]
+            return [_listed(model) async for model in client.models.list(extra_headers=headers)]
     except openai.APIStatusError as error:
         raise classify_status(error.status_code, error.response.content, now=utc_now()) from None
     except openai.APITimeoutError:
@@ -134,6 +164,21 @@ async def list_by_sdk(client: openai.AsyncOpenAI, headers: Mapping[str, Any]) ->
         raise ProviderFailure(FailureKind.UNREACHABLE, f"{type(error.__cause__ or error).__name__}") from None
     except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
         raise bad_answer(f"no list of models: {type(error).__name__}") from None
+
+
+def _listed(model: Any) -> ListedModel:
+    """Some compatible servers say more than OpenAI: vLLM its limit, others their width."""
+    more: Mapping[str, Any] = model.model_extra or {}
+    return ListedModel(
+        identifier=model.id,
+        dimensions=_whole(more.get("dimensions", more.get("embedding_size"))),
+        max_tokens=_whole(more.get("max_model_len", more.get("context_length"))),
+        is_deprecated=more.get("deprecated") is True,
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def _request_body(call: EmbedCall) -> bytes:

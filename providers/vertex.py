@@ -72,6 +72,7 @@ class VertexProvider:
                 self._request(call.identifier, token),
                 body,
                 count=len(call.inputs),
+                width=call.width,
                 timeout_s=deadline - loop.time(),
                 read=_reader(call),
                 id_header=b"x-request-id",
@@ -110,6 +111,7 @@ class VertexProvider:
             api_version=LIST_API_VERSION,
             timeout=round(self.endpoint.timeout_s * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
+            client_args={"follow_redirects": False},  # the credential goes nowhere else
         )
         client = genai.Client(
             vertexai=True,

@@ -75,7 +75,8 @@ class TenantForm(RowForm):
         now = tenant_settings.parse(self.instance.settings or {})
         self.initial.update({name: getattr(now, name) for name in SETTINGS}, thresholds=list(now.thresholds))
         for name in ("cache_ttl_s", "cache_hit_cost_per_million_tokens"):
-            self.fields[name].required = not self.instance._state.adding  # who adds a tenant is not asked
+            if name in self.fields:  # who adds a tenant is not asked
+                self.fields[name].required = True
 
 
 @admin.register(Tenant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -56,3 +57,14 @@ def addresses_to_tell(tenant_id: UUID | None) -> list[str]:
         roles = (Role.OWNER, Role.ADMIN, Role.BILLING)
         found = people.filter(memberships__tenant_id=tenant_id, memberships__role__in=roles)
     return list(found.order_by("email").values_list("email", flat=True))
+
+
+def tenants_with_model(model_id: UUID) -> set[UUID]:
+    """The tenants that have a model of the catalogue configured, switched on or not; for the platform."""
+    return set(TenantModel.objects.filter(model_id=model_id).values_list("tenant_id", flat=True))
+
+
+def names_of_keys(tenant_id: UUID, key_ids: Collection[UUID]) -> list[str]:
+    """The names that a tenant gave to these of its keys."""
+    found = dict(keys_of(tenant_id).filter(id__in=key_ids).values_list("id", "name"))
+    return [found[key_id] for key_id in key_ids if key_id in found]

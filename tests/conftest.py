@@ -116,6 +116,7 @@ def operator(mint: Callable[..., str]) -> Any:
 @pytest.fixture
 def add_model(db: None) -> Callable[..., Any]:
     """Adds an available model of the provider `vendor`, priced unless told otherwise."""
+    from catalog.lifecycle import Proof
     from catalog.models import Provider
     from catalog.services import add_model, find_model, move_model
     from catalog.upstreams import add_provider
@@ -128,7 +129,7 @@ def add_model(db: None) -> Callable[..., Any]:
         row = add_model(provider=provider, name=name, **facts)
         way = {"draft": (), "testing": ("testing",), "available": ("testing", "available")}
         for step in way.get(state, ("testing", "available", state)):
-            move_model(model_id=row.id, to=step)
+            move_model(model_id=row.id, to=step, proof=Proof.VOUCHED)
         return find_model(row.id)
 
     return added

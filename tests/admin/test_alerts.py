@@ -167,6 +167,7 @@ def test_a_model_over_quota_is_shown_and_can_be_switched_off(acme: Party, owner:
 def test_thresholds_of_a_tenant_are_set_on_its_page(acme: Party, owner: Client) -> None:
     url = f"/admin/tenants/tenant/{acme.id}/change/"
     assert "80, 90, 95, 100" in text(owner.get(url))
-    assert owner.post(url, {"name": "Acme", "thresholds": "50, 75"}).status_code == 302
+    form = {"name": "Acme", "cache_ttl_s": 3600, "cache_hit_cost_per_million_tokens": "0"}
+    assert owner.post(url, form | {"thresholds": "50, 75"}).status_code == 302
     assert "50, 75" in text(owner.get(url))
-    assert "settings" in text(owner.post(url, {"name": "Acme", "thresholds": "500"}))
+    assert "settings" in text(owner.post(url, form | {"thresholds": "500"}))

@@ -32,7 +32,7 @@ def test_an_owner_sets_how_long_vectors_are_kept_and_what_they_cost(acme: Party)
     browser = signed_in("owner@example.com", **{str(acme.id): "owner"})
     url = f"/admin/tenants/tenant/{acme.id}/change/"
     form = {"name": "Acme", "tier": "standard", "cache_ttl_s": 7200, "cache_hit_cost_per_million_tokens": "0.002"}
-    answer = browser.post(url, form)
+    answer = browser.post(url, form | {"thresholds": "80, 90, 95, 100"})
     assert answer.status_code == 302, answer.context["errors"]
     told = {"cache_enabled": False, "cache_ttl_s": 7200, "cache_hit_cost_per_million_tokens": "0.002"}
     assert Tenant.objects.get(id=acme.id).settings == told
@@ -54,7 +54,12 @@ def test_an_operator_sets_how_long_texts_gather(add_model: Any) -> None:
     browser = signed_in("op@example.com", is_operator=True)
     url = f"/admin/catalog/provider/{row.id}/change/"
     names = ("max_items", "max_tokens_per_call", "max_concurrency", "timeout_s")
-    form = {"is_enabled": "on", **{name: getattr(row, name) for name in names}, "batch_window_ms": 20}
+    form = {
+        "is_enabled": "on",
+        "discovery": row.discovery,
+        **{name: getattr(row, name) for name in names},
+        "batch_window_ms": 20,
+    }
     inlines = {"credentials-TOTAL_FORMS": 0, "credentials-INITIAL_FORMS": 0}
     assert browser.post(url, form | inlines).status_code == 302
     row.refresh_from_db()

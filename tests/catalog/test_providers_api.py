@@ -178,23 +178,32 @@ def model_at_fake(operator: Any, fake: FakeOpenAI) -> dict[str, Any]:
 def test_a_model_that_embeds_becomes_available(operator: Any, fake: FakeOpenAI, model_at_fake: dict[str, Any]) -> None:
     answer = operator.post(CATALOG, model_at_fake)
     assert (answer.status_code, answer.json()["state"]) == (201, "available")
-    assert len(fake.calls) == 1
+    assert [call.items for call in fake.calls] == [23, 4]  # the probes that it takes for sure, and some of them again
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
-    ("switches", "change", "got"),
+    ("switches", "change", "probe", "got"),
     [
-        ({"fault": "status", "status": 500}, {}, "server"),
-        ({"fault": "zero_vector"}, {}, "bad_answer"),
-        ({"key": "another"}, {}, "credential"),
-        ({}, {"dimensions": 8}, "vectors of 8 floats expected, the answer has 1536"),
-        ({}, {"model_identifier": "no-such-model"}, "model_missing"),
+        ({"fault": "status", "status": 500}, {}, "native", "server"),
+        ({"fault": "zero_vector"}, {}, "native: one word", "0"),
+        ({"fault": "nan_base64"}, {}, "native: one word", "nan"),
+        ({"fault": "fewer"}, {}, "native", "bad_answer"),
+        ({"key": "another"}, {}, "native", "credential"),
+        ({}, {"dimensions": 8}, "native", "23 vectors of 1536 floats"),
+        ({}, {"model_identifier": "no-such-model"}, "native", "model_missing"),
+        (
+            {"fault": "ignores_dimensions"},
+            {"allowed_dimensions": [512]},
+            "512 dimensions",
+            "17 vectors of 1536 floats",
+        ),
     ],
 )
 def test_a_model_that_does_not_embed_stays_a_draft(
     switches: dict[str, Any],
     change: dict[str, Any],
+    probe: str,
     got: str,
     operator: Any,
     fake: FakeOpenAI,
@@ -204,7 +213,7 @@ def test_a_model_that_does_not_embed_stays_a_draft(
     answer = operator.post(CATALOG, model_at_fake | change)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (422, "validation_failed")
-    assert [each["probe"] for each in problem["probes"]] == ["one text"]
+    assert problem["probes"][0]["probe"] == probe
     assert got in problem["probes"][0]["got"]
     assert operator.get(f"{CATALOG}/{problem['id']}").json()["state"] == "draft"
 

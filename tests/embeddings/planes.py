@@ -38,7 +38,7 @@ class Plane:
         self.board = FakeBoard(breakers)
         self.vendors: ProvidersPort = self.providers if vendors is None else vendors
         self.dispatcher = Dispatcher(Sender(self.vendors, self.board))
-        self.computing = Computing(dispatch=self.dispatcher, cache=self.cache, board=self.board)
+        self.computing = Computing(dispatch=self.dispatcher, board=self.board)
         self.gateway = Gateway(
             computing=self.computing,
             ledger=self.ledger,

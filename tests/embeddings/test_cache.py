@@ -255,5 +255,6 @@ async def test_hits_and_misses_are_counted_by_model(away):
     cache.put(KEYS[:2], vectors_for(TEXTS[:2], 8), 60)
     before = counted()
     await cache.get(KEYS, 8, model="of-this-test")
+    cache.count()
     assert [after - old for after, old in zip(counted(), before, strict=True)] == [2, 1]
     assert (cache.statistics()["hits"], cache.statistics()["misses"]) == (2, 1)

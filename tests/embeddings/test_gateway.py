@@ -223,10 +223,9 @@ async def test_a_caller_that_goes_leaves_the_call_that_was_sent_to_run_on(plane,
         await task
     waiting.gate.set()
     await plane.idle()
+    assert (ledger.rows[by.request_id].status, ledger.rows[by.request_id].cost_nano) == ("cancelled", 0)
     again = await gateway.embed(request("x", model="m"), call(of))
-    assert (again.usage.cached, again.usage.cost_nano, len(waiting.asked)) == (1, 0, 1)
-    assert np.array_equal(again.vectors, vectors_for(["x"], 4))
-    assert ledger.rows[by.request_id].status == "cancelled"
+    assert (again.usage.cached, len(waiting.asked)) == (0, 2)  # nobody paid for it, so nobody gets it for nothing
 
 
 # The ledger

@@ -76,8 +76,8 @@ REFUSED = [
     (b'{"input": "a", "max_cost_usd": []}', "invalid_request", "max_cost_usd", None),
     (b'{"input": "a", "temperature": 1}', "unknown_field", "temperature", None),
     (b'{"input": "a", "Input": "a"}', "unknown_field", "Input", None),
-    (b'{"input": "a", "fallback": "none"}', "not_supported", "fallback", None),
-    (b'{"input": "a", "on_item_error": "partial"}', "not_supported", "on_item_error", None),
+    (b'{"input": "a", "fallback": "never"}', "invalid_request", "fallback", None),
+    (b'{"input": "a", "on_item_error": "skip"}', "invalid_request", "on_item_error", None),
 ]
 
 

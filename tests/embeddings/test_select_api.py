@@ -41,6 +41,11 @@ def add_crawler(party: Party, **preferences: Any) -> None:
     assert answer.status_code == 201, answer.json()
 
 
+def set_budget(party: Party, amount: str | None) -> None:
+    answer = party.api.put(f"{AGENTS}/crawler/preferences", {"monthly_budget_usd": amount} if amount else {})
+    assert answer.status_code == 200, answer.json()
+
+
 def names(answer: Any) -> list[str]:
     assert answer.status_code == 200, answer.json()
     return [each["model"] for each in answer.json()["candidates"]]
@@ -48,7 +53,7 @@ def names(answer: Any) -> list[str]:
 
 def use(party: Party, model_id: str, **facts: Any) -> None:
     request_id = uuid7()
-    plain = {"model": "small", "provider": "vendor", "tokens": 60, "held_tokens": 60, "model_id": model_id}
+    plain = {"model": "small", "provider": "vendor", "tokens": 60, "held_tokens": 60, "model_id": model_id, "items": 1}
     UsageRow.objects.create(id=request_id, created_at=uuid7_time(request_id), tenant_id=party.id, **(plain | facts))
 
 
@@ -108,11 +113,11 @@ def test_where_none_would_answer_the_error_is_that_of_the_request(acme: Party, m
 
 def test_what_is_left_comes_from_the_ledger(acme: Party) -> None:
     small, large = acme.api.get("/api/v1/tenant-models").json()["results"]
+    use(acme, small["model_id"])
+    use(acme, large["model_id"], model="large")
     for scope, scope_id, amount in (("tenant", "", "1000"), ("model", small["id"], "100")):
         limit = {"scope": scope, "scope_id": scope_id, "measure": "tokens", "period": "day", "amount": amount}
         assert acme.api.post("/api/v1/limits", limit).status_code == 201
-    use(acme, small["model_id"])
-    use(acme, large["model_id"], model="large")
     answer = acme.api.post(SELECT, {"token_estimate": 40}).json()
     assert (answer["quota_remaining"], answer["is_within_quota"]) == (40, True)
     answer = acme.api.post(SELECT, {"token_estimate": 41}).json()
@@ -124,19 +129,21 @@ def test_what_is_left_comes_from_the_ledger(acme: Party) -> None:
 def test_limits_of_the_key_count_for_that_key_alone(acme: Party, mint: Callable[..., str], as_key: Any) -> None:
     small, _ = acme.api.get("/api/v1/tenant-models").json()["results"]
     limit = {"scope": "key", "scope_id": str(acme.key_id), "measure": "requests", "period": "month", "amount": "1"}
-    assert acme.api.post("/api/v1/limits", limit).status_code == 201
     assert acme.api.post(SELECT, {}).json()["is_within_quota"] is True
     use(acme, small["model_id"], key_id=acme.key_id)
+    assert acme.api.post("/api/v1/limits", limit).status_code == 201
     assert acme.api.post(SELECT, {}).json()["is_within_quota"] is False
     assert as_key(mint(acme.id, "models:read")).post(SELECT, {}).json()["is_within_quota"] is True
 
 
 def test_an_agents_own_budget_counts(acme: Party) -> None:
-    add_crawler(acme, monthly_budget_usd="0.00002")
     (small, _) = acme.api.get("/api/v1/tenant-models").json()["results"]
     body = {"agent_id": "crawler", "token_estimate": 1000}
+    add_crawler(acme, monthly_budget_usd="0.00002")
     assert acme.api.post(SELECT, body).json()["is_within_quota"] is True
     use(acme, small["model_id"], agent_id="crawler", cost_usd=Decimal("0.000000001"))
+    set_budget(acme, None)
+    set_budget(acme, "0.00002")  # what was used counts from the beginning of the month
     assert acme.api.post(SELECT, body).json()["is_within_quota"] is False
     assert acme.api.post(SELECT, {"token_estimate": 1000}).json()["is_within_quota"] is True
 

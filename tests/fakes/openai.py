@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tests.fakes.openai_model import MODELS, Refusal, count_tokens, expected_vector, read_items, read_model
 from tests.fakes.server import WIRE_FAULTS, FakeServer, main
+from tests.fakes.vectors import turned
 
 Data = list[dict[str, Any]]
 
@@ -43,6 +44,9 @@ CONTENT_FAULTS: dict[str, Callable[[Data], Data]] = {
     "index_out_of_range": lambda data: [{**each, "index": each["index"] + 1} for each in data],
     "index_missing": lambda data: [{key: each[key] for key in each if key != "index"} for each in data],
     "wrong_width": lambda data: [{**each, "embedding": each["embedding"][:-1]} for each in _as_floats(data)],
+    "string_numbers": lambda data: [
+        {**each, "embedding": [str(number) for number in each["embedding"]]} for each in _as_floats(data)
+    ],
     "mixed_width": lambda data: _changed(_as_floats(data), _as_floats(data)[0]["embedding"][:-1]),
     "zero_vector": lambda data: _changed(data, [0.0] * _width(data)),
     "nan_base64": lambda data: _changed(
@@ -71,9 +75,20 @@ class FakeOpenAI(FakeServer):
         return f"{self.address}/v1"
 
     def routes(self) -> Iterable[web.RouteDef]:
-        return [web.post("/v1/embeddings", self.embeddings), web.get("/v1/models", self.models)]
+        return [
+            web.post("/v1/embeddings", self.embeddings),
+            web.get("/v1/models", self.models),
+            web.get("/info", self.info),
+        ]
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """What a text-embeddings-inference server tells of itself; for others, nothing is here."""
+        told = self.switches.info
+        return web.json_response(told) if told else web.Response(status=404, text="Not Found")
 
     async def models(self, request: web.Request) -> web.StreamResponse:
+        if self.switches.info:
+            return web.Response(status=404)
         data = [{"id": name, "object": "model", "created": 1705948997, "owned_by": "fake"} for name in MODELS]
         return await self.listed(request, {"object": "list", "data": data})
 
@@ -95,7 +110,7 @@ class FakeOpenAI(FakeServer):
             raise Refusal(400, f"The text {self.switches.poison!r} was refused.", param="input")
         if fault == "ignores_dimensions":
             dimensions = None
-        vectors = [expected_vector(model, item, dimensions) for item in items]
+        vectors = [turned(expected_vector(model, item, dimensions), self.switches.turned_by) for item in items]
         as_base64 = payload.get("encoding_format", "float") == "base64"
         data: Data = [
             {

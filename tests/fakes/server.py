@@ -5,26 +5,33 @@ For other processes: `python -m tests.fakes.x --port 9000`, switched by `POST /_
 read by `GET /_control` (`{"calls": [...], "secret": {...}}`).
 
 Switches: `latency_s`, `key`, `poison` (a text that contains it is refused), `fault` (each fake's `FAULTS`) with
-`status`, `body`, `headers`, `retry_after` for the fault `status`, and `times` (how many calls a fault lasts; None:
-until reset). A refused connection needs no switch: leave the `with`, or end the process.
+`status`, `body`, `headers`, `retry_after` for the fault `status`, `location` and `huge_bytes` for those they belong
+to, `times` (how many calls a fault lasts; None: until reset), `listed` (what the list of models holds instead), and in
+OpenAI's wire `turned_by` (degrees) and `info`. `by_text` has such words for the calls whose body holds a certain text,
+so that one fake does many things at a time. A refused connection needs no switch: leave the `with`, or end the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gzip
 import json
 import math
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from aiohttp import web
 
 Rows = list[Any]
+_PIECE = 256 * 1024
 
 # Faults of the answer's content, for vendors that answer JSON numbers: from the right vectors to wrong ones.
 ROW_FAULTS: Mapping[str, Callable[[Rows], Rows]] = {
@@ -38,6 +45,7 @@ ROW_FAULTS: Mapping[str, Callable[[Rows], Rows]] = {
     "huge_numbers": lambda rows: [[1e300] * len(rows[0]), *rows[1:]],
     "null_vector": lambda rows: [None, *rows[1:]],
     "text_vector": lambda rows: ["AAAA", *rows[1:]],
+    "string_numbers": lambda rows: [[str(number) for number in row] for row in rows],
     "nan": lambda rows: [[math.nan, *rows[0][1:]], *rows[1:]],  # a bare word, which is no JSON
 }
 TOKEN_FAULTS: Mapping[str, object] = {
@@ -50,14 +58,17 @@ WIRE_FAULTS = frozenset(
     {
         "status",  # `status`, `body`, `headers`, `retry_after`
         "hang",
+        "drip",  # headers at once, then a byte a second
         "reset",  # the connection breaks before any answer
         "reset_after_headers",
-        "short_body",  # less than content-length promised
+        "reset_in_body",
+        "short_body",  # closed in good order with less than content-length promised
         "html",
         "invalid_json",
-        "redirect",
-        "huge_body",
+        "redirect",  # to `location`, or to itself
+        "huge_body",  # the right answer, and `huge_bytes` of blanks
         "gzip",
+        "gzip_bomb",
         "ignores_dimensions",
     }
 )
@@ -89,6 +100,16 @@ class Switches:
     headers: dict[str, str] = field(default_factory=dict)
     retry_after: str = ""
     huge_bytes: int = 1_000_000
+    listed: list[dict[str, Any]] | None = None  # what the list of models holds, in the vendor's words; None: all
+    info: dict[str, Any] = field(default_factory=dict)  # makes the fake a text-embeddings-inference server
+    turned_by: float = 0.0  # degrees, every vector in the same way: a model that was exchanged behind its name
+    location: str = ""
+    by_text: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of_call(self, body: str) -> Switches:
+        """Those that hold for one call."""
+        words = next((words for text, words in self.by_text.items() if text in body), None)
+        return self if words is None else replace(self, **words)
 
     def take_fault(self) -> str:
         """The fault for this call; a fault for a number of calls wears off."""
@@ -218,35 +239,33 @@ class FakeServer:
         payload = json.loads(raw)
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.calls.append(Call(self.items(payload), headers, payload, request.raw_path))
-        if self.switches.latency_s:
-            await asyncio.sleep(self.switches.latency_s)
-        fault = self.switches.take_fault()
+        switches = self.switches.of_call(raw.decode())
+        if switches.latency_s:
+            await asyncio.sleep(switches.latency_s)
+        fault = switches.take_fault()
         try:
             self.authenticate(request, raw)
             if fault == "status":
-                return self.status_answer()
+                return _status_answer(switches)
             answer = self.answer(request, payload, fault)
         except Refusal as refusal:
             return self._refused(refusal)
-        return await self._broken(request, answer, fault)
+        return await self._broken(request, answer, fault, switches)
 
     async def listed(self, request: web.Request, found: Mapping[str, object]) -> web.StreamResponse:
         """A handler's answer on the vendor's route that lists models."""
-        if self.switches.take_fault() == "status":
-            return self.status_answer()
+        fault = self.switches.take_fault()
+        if self.switches.latency_s:
+            await asyncio.sleep(self.switches.latency_s)
+        if fault == "status":
+            return _status_answer(self.switches)
         try:
             self.authenticate(request, b"")
         except Refusal as refusal:
             return self._refused(refusal)
-        return web.json_response(found)
-
-    def status_answer(self) -> web.Response:
-        headers = dict(self.switches.headers)
-        if self.switches.retry_after:
-            headers["retry-after"] = self.switches.retry_after
-        return web.Response(
-            status=self.switches.status, text=self.switches.body, headers=headers, content_type="application/json"
-        )
+        if self.switches.listed is not None:
+            found = {name: self.switches.listed if isinstance(value, list) else value for name, value in found.items()}
+        return await self._broken(request, dict(found), fault, self.switches)
 
     # Handlers
 
@@ -264,25 +283,38 @@ class FakeServer:
         headers = {**self.answer_headers("tokens_missing"), **refusal.headers()}
         return web.json_response(refusal.body(), status=refusal.status, headers=headers)
 
-    async def _broken(self, request: web.Request, answer: dict[str, Any], fault: str) -> web.StreamResponse:
+    async def _broken(
+        self, request: web.Request, answer: dict[str, Any], fault: str, switches: Switches
+    ) -> web.StreamResponse:
         """The answer, or what a fault of the wire makes of it."""
         text, headers = json.dumps(answer), self.answer_headers(fault)
         if fault == "hang":
             await asyncio.sleep(3600)
-        if fault in ("reset", "reset_after_headers", "short_body"):
+        if fault == "drip":
+            return await _dripped(request, text)
+        if fault in ("reset", "reset_after_headers", "reset_in_body", "short_body"):
             return await _torn(request, text, fault)
         if fault == "html":
             return web.Response(text="<html>busy</html>", content_type="text/html")
         if fault == "invalid_json":
             text = text[:-20]
         if fault == "redirect":
-            return web.Response(status=307, headers={"location": f"{self.address}{request.raw_path}"})
+            location = switches.location or f"{self.address}{request.raw_path}"
+            return web.Response(status=307, headers={"location": location})
         if fault == "huge_body":
-            text += " " * self.switches.huge_bytes
-        if fault == "gzip":
+            return await _padded(request, text, headers, switches.huge_bytes)
+        if fault in ("gzip", "gzip_bomb"):
             headers |= {"content-encoding": "gzip", "content-type": "application/json"}
-            return web.Response(body=gzip.compress(text.encode()), headers=headers)
+            packed = gzip.compress(text.encode()) + (_bomb() if fault == "gzip_bomb" else b"")
+            return web.Response(body=packed, headers=headers)
         return web.Response(text=text, headers=headers, content_type="application/json")
+
+
+def _status_answer(switches: Switches) -> web.Response:
+    headers = dict(switches.headers)
+    if switches.retry_after:
+        headers["retry-after"] = switches.retry_after
+    return web.Response(status=switches.status, text=switches.body, headers=headers, content_type="application/json")
 
 
 async def _torn(request: web.Request, text: str, fault: str) -> web.StreamResponse:
@@ -291,9 +323,41 @@ async def _torn(request: web.Request, text: str, fault: str) -> web.StreamRespon
     assert request.transport is not None
     if fault != "reset":
         await response.prepare(request)
-        await response.write(text[: len(text) // 2].encode() if fault == "short_body" else b"")
-    request.transport.close()
+        await response.write(text[: len(text) // 2].encode() if fault in ("reset_in_body", "short_body") else b"")
+    if fault == "short_body":
+        request.transport.close()
+        return response
+    connection = request.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it says RST
+    request.transport.abort()
     return response
+
+
+async def _dripped(request: web.Request, text: str) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    response.content_length = len(text)
+    await response.prepare(request)
+    for byte in text.encode():
+        await response.write(bytes([byte]))
+        await asyncio.sleep(1)
+    return response
+
+
+async def _padded(request: web.Request, text: str, headers: dict[str, str], blanks: int) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers | {"content-type": "application/json"})
+    response.content_length = len(text) + blanks
+    await response.prepare(request)
+    with suppress(ConnectionError):  # whoever asked has seen enough
+        await response.write(text.encode())
+        for start in range(0, blanks, _PIECE):
+            await response.write(b" " * min(_PIECE, blanks - start))
+    return response
+
+
+@functools.cache
+def _bomb() -> bytes:
+    """Blanks: 64 MiB of them in 64 KiB, as one more member of a gzip stream."""
+    return gzip.compress(b" " * 64 * 1024 * 1024)
 
 
 def main(make: Callable[..., FakeServer], description: str | None) -> None:

@@ -21,6 +21,15 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
+def turned(vector: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
+    """A unit vector turned towards a direction at right angles to it."""
+    if not degrees:
+        return vector
+    aside = np.roll(vector, 1) - np.dot(np.roll(vector, 1), vector) * vector
+    angle = np.radians(degrees)
+    return (np.cos(angle) * vector + np.sin(angle) * aside / np.linalg.norm(aside)).astype(np.float32)
+
+
 def count_tokens(text: str) -> int:
     """Not any vendor's tokenizer: about four bytes a token."""
     return -(-len(text.encode()) // 4)

@@ -7,7 +7,7 @@ import pytest
 
 from embeddings.tokens import encoding
 from providers.answers import check_vectors
-from providers.base import EmbedCall, Endpoint, EndpointRefused, InputType, Kind
+from providers.base import EmbedCall, Endpoint, EndpointRefused, InputType, Kind, ListedModel
 from providers.exchange import MAX_INLINE_BYTES
 from providers.failures import FailureKind, ProviderFailure
 from providers.openai import OpenAIProvider
@@ -108,6 +108,8 @@ async def test_a_count_that_cannot_be_is_no_count(openai: OpenAIProvider, fake: 
         "nan",
         "redirect",
         "gzip",
+        "gzip_bomb",
+        "string_numbers",
         "ignores_dimensions",
     ],
 )
@@ -131,7 +133,7 @@ async def test_a_wrong_answer_to_one_text_is_a_failure(openai: OpenAIProvider, f
     assert failure.kind is FailureKind.BAD_ANSWER
 
 
-@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "short_body"])
+@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "reset_in_body", "short_body"])
 async def test_a_broken_connection_is_a_disconnection(openai: OpenAIProvider, fake: FakeOpenAI, fault: str) -> None:
     fake.switch(fault=fault)
 
@@ -140,8 +142,9 @@ async def test_a_broken_connection_is_a_disconnection(openai: OpenAIProvider, fa
     assert failure.kind is FailureKind.DISCONNECTED
 
 
-async def test_a_silent_server_is_a_timeout(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
-    fake.switch(fault="hang")
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+async def test_a_silent_server_is_a_timeout(openai: OpenAIProvider, fake: FakeOpenAI, fault: str) -> None:
+    fake.switch(fault=fault)
 
     failure = await failure_of(openai, EmbedCall(SMALL, ["one"], 1536), timeout_s=0.1)
 
@@ -155,6 +158,16 @@ async def test_an_answer_beyond_the_cap_is_not_read(endpoint: Endpoint, fake: Fa
     failure = await failure_of(OpenAIProvider(small), EmbedCall(SMALL, ["one"], 1536))
 
     assert (failure.kind, failure.detail) == (FailureKind.BAD_ANSWER, "the body exceeds 100000 bytes")
+
+
+async def test_an_answer_far_larger_than_what_was_asked_for_is_not_read(
+    openai: OpenAIProvider, fake: FakeOpenAI
+) -> None:
+    fake.switch(fault="huge_body", huge_bytes=60_000_000)
+
+    failure = await failure_of(openai, EmbedCall(SMALL, ["one"], 1536))
+
+    assert (failure.kind, failure.detail[:16]) == (FailureKind.BAD_ANSWER, "the body exceeds")
 
 
 async def test_the_vendors_wish_to_wait_is_passed_on(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
@@ -213,6 +226,50 @@ async def test_models_are_listed_by_the_sdk(openai: OpenAIProvider) -> None:
     models = await openai.list_models()
 
     assert models[0].identifier == SMALL
+
+
+async def test_a_compatible_server_may_say_more_of_its_models(openai: OpenAIProvider, fake: FakeOpenAI) -> None:
+    told = {"max_model_len": 512, "dimensions": 384, "deprecated": True}
+    nonsense = {"max_model_len": "many", "dimensions": -1, "deprecated": "no"}
+    names = ("good", "odd", "bare")
+    fake.switch(
+        listed=[
+            {"id": name, "object": "model", "created": 1, "owned_by": "x", **more}
+            for name, more in zip(names, (told, nonsense, {}), strict=True)
+        ]
+    )
+
+    assert await openai.list_models() == [
+        ListedModel("good", "", 384, 512, is_deprecated=True),
+        ListedModel("odd"),
+        ListedModel("bare"),
+    ]
+
+
+async def test_a_server_without_a_list_tells_of_its_one_model(fake: FakeOpenAI) -> None:
+    fake.switch(info={"model_id": "BAAI/bge-m3", "max_input_length": 8192, "model_dtype": "float16"})
+    tei = OpenAIProvider(Endpoint("tei", Kind.OPENAI_COMPATIBLE, base_url=fake.base_url))
+
+    assert await tei.list_models() == [ListedModel("BAAI/bge-m3", max_tokens=8192)]
+
+
+async def test_openai_itself_has_a_list_or_fails(fake: FakeOpenAI, openai: OpenAIProvider) -> None:
+    fake.switch(info={"model_id": "x"})
+
+    with pytest.raises(ProviderFailure) as listing:
+        await openai.list_models()
+
+    assert listing.value.status == 404
+
+
+async def test_a_server_with_neither_fails(fake: FakeOpenAI) -> None:
+    fake.switch(fault="status", status=404)
+    nobody = OpenAIProvider(Endpoint("tei", Kind.OPENAI_COMPATIBLE, base_url=fake.base_url))
+
+    with pytest.raises(ProviderFailure) as listing:
+        await nobody.list_models()
+
+    assert listing.value.status == 404
 
 
 async def test_a_compatible_server_needs_no_key(fake: FakeOpenAI) -> None:

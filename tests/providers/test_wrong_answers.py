@@ -78,6 +78,8 @@ def vendor_of_batches(request: pytest.FixtureRequest) -> Vendor:
         "redirect",
         "huge_body",
         "gzip",
+        "gzip_bomb",
+        "string_numbers",
     ],
 )
 async def test_a_wrong_answer_is_a_failure(vendor: Vendor, fault: str) -> None:
@@ -100,7 +102,7 @@ async def test_dimensions_that_are_ignored_are_a_failure(name: str, request: pyt
     assert failure.kind is FailureKind.BAD_ANSWER
 
 
-@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "short_body"])
+@pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "reset_in_body", "short_body"])
 async def test_a_broken_connection_is_a_disconnection(vendor: Vendor, fault: str) -> None:
     failure = await vendor.failure(fault)
 
