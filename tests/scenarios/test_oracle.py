@@ -10,6 +10,7 @@ import base64
 import os
 from collections.abc import AsyncIterator
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -20,7 +21,7 @@ from billing.redis_pipe import RedisPipe
 from embeddings import answers
 from embeddings.cache import VectorCache
 from embeddings.requests import EmbeddingRequest
-from embeddings.snapshot import TenantSnapshot
+from embeddings.snapshot import Choice, TenantSnapshot
 from providers.answers import check_vectors
 from providers.base import EmbedAnswer, EmbedCall, Endpoint, InputType, Vectors
 from providers.failures import FailureKind, ProviderFailure
@@ -64,7 +65,7 @@ class Vendors:
 def tenant(tenant_id: UUID) -> TenantSnapshot:
     """Two models at two providers each: one can be cut to any width, one has two widths that are not comparable."""
 
-    def at(slug: str, space: Space, **words: object) -> object:
+    def at(slug: str, space: Space, **words: Any) -> Choice:
         return choice(
             deployment(
                 space.name,
@@ -81,8 +82,8 @@ def tenant(tenant_id: UUID) -> TenantSnapshot:
 
     fixed = {"takes_dimensions": True, "allowed_dimensions": frozenset({4})}
     return snapshot(
-        *(at(slug, CUT, is_matryoshka=True) for slug in ("p", "q")),  # type: ignore[arg-type]
-        *(at(slug, FIXED, **fixed) for slug in ("p", "q")),  # type: ignore[arg-type]
+        *(at(slug, CUT, is_matryoshka=True) for slug in ("p", "q")),
+        *(at(slug, FIXED, **fixed) for slug in ("p", "q")),
         tenant_id=tenant_id,
     )
 
