@@ -11,7 +11,7 @@ from embeddings.computing import Computing
 from embeddings.dispatch import Dispatcher
 from embeddings.gateway import Gateway
 from embeddings.ports import Cache
-from embeddings.sending import Sender
+from embeddings.sending import ProvidersPort, Sender
 from tests.embeddings.building import NOW
 from tests.embeddings.fake_limits import FakeLimits
 from tests.embeddings.fakes import FakeBoard, FakeCache, FakeLedger, FakeObserver, FakeProviders
@@ -23,7 +23,11 @@ class Plane:
     """The gateway, what it is made of, and what it talks to. For one event loop."""
 
     def __init__(
-        self, *, cache: Cache | None = None, breakers: Settings | None = None, most_tokens: int = 1000
+        self,
+        *,
+        cache: Cache | None = None,
+        breakers: Settings | None = None,
+        vendors: ProvidersPort | None = None,
     ) -> None:
         self.providers = FakeProviders()
         self.ledger = FakeLedger()
@@ -32,7 +36,8 @@ class Plane:
         self.kept = FakeCache()
         self.cache = self.kept if cache is None else cache
         self.board = FakeBoard(breakers)
-        self.dispatcher = Dispatcher(Sender(self.providers, self.board))
+        self.vendors: ProvidersPort = self.providers if vendors is None else vendors
+        self.dispatcher = Dispatcher(Sender(self.vendors, self.board))
         self.computing = Computing(dispatch=self.dispatcher, board=self.board)
         self.gateway = Gateway(
             computing=self.computing,

@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from core.errors import ContextLengthExceeded, InvalidRequest, QuotaExceeded
+from core.errors import ContextLengthExceeded, InvalidRequest, LedgerUnavailable, ProviderError, QuotaExceeded
 from embeddings.snapshot import TenantSnapshot
 from providers.base import EmbedAnswer, EmbedCall, InputType
 from providers.failures import FailureKind
@@ -163,14 +163,22 @@ async def test_what_is_too_dear_to_compute_is_answered_from_the_cache(plane, ten
         await embed(plane, tenant, "b", max_cost_nano=0)
 
 
-async def test_what_was_computed_before_a_failure_is_kept(plane):
+async def test_what_nobody_paid_for_is_not_kept(plane):
     of = snapshot(choice(deployment(max_items=1)))
     outcomes = iter([right(), failing(FailureKind.BAD_ANSWER)])
     plane.providers.behaviours["openai"] = lambda asked: next(outcomes)(asked)
-    with pytest.raises(Exception, match="bad_answer"):
+    with pytest.raises(ProviderError):
         await embed(plane, of, "x", "y")
     del plane.providers.behaviours["openai"]
-    assert (await embed(plane, of, "x", "y")).usage.cached == 1
+    again = (await embed(plane, of, "x", "y")).usage
+    assert (again.cached, again.held_tokens) == (0, 2)
+
+
+async def test_what_is_not_committed_is_neither_kept_nor_given_to_who_waits_for_it(plane, tenant):
+    plane.ledger.fails_at_commit = True
+    outcomes = await crowd(plane, tenant, ["x"], ["x"])
+    assert [type(each) for each in outcomes] == [LedgerUnavailable] * 2
+    assert (texts_sent(plane), plane.kept.kept) == ([["x"], ["x"]], {})
 
 
 # One text at a time
