@@ -121,7 +121,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
         "tpm": "Tokens a minute",
     }
     inlines = (CredentialRows,)
-    actions_detail = ("test_connection", "add_credential", "remove_credential")
+    actions_detail: tuple[str, ...] = ("test_connection", "add_credential", "remove_credential")
     fieldsets = (
         (None, {"fields": ("slug", "kind", "is_enabled")}),
         (
