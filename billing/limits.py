@@ -47,6 +47,7 @@ class LimitsPort(Protocol):
     async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold: ...
     def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None: ...
     def release(self, hold: Hold) -> None: ...
+    def leave(self, hold: Hold) -> None: ...
     async def standing(self, ask: HoldAsk) -> list[Standing]: ...
 
 
@@ -117,6 +118,13 @@ class Limits:
     def release(self, hold: Hold) -> None:
         """Gives everything back: no row charges this request."""
         self.settle(hold, tokens=0, nano=0, requests=0)
+
+    def leave(self, hold: Hold) -> None:
+        """Whether a row charges this request is not known (the ledger went away in mid-commit): the hold stays until
+        its lease is over, and is settled as the ledger says then."""
+        if hold.is_open:
+            hold.is_open = False
+            self._active -= 1
 
     async def standing(self, ask: HoldAsk) -> list[Standing]:
         """How the limits of `ask` stand now; holds nothing. Raises `LimitsUnavailable`."""

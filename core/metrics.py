@@ -25,6 +25,11 @@ provider_seconds = Histogram(
 )
 tokens = Counter("embedding_tokens_total", "Tokens charged.", ["tenant", "model", "provider"])
 cost = Counter("embedding_cost_usd_total", "USD charged.", ["tenant", "model", "provider"])
+excess_tokens = Counter(
+    "embedding_excess_tokens_total",
+    "Tokens that providers counted beyond what was held; the platform pays for them.",
+    ["model", "provider"],
+)
 errors = Counter("embedding_errors_total", "Calls to providers that failed.", ["model", "provider", "error_type"])
 batch_items = Histogram(
     "embedding_batch_items",

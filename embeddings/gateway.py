@@ -9,8 +9,9 @@ found or computed before is dropped, at the platform's cost.
 
 Failure: a candidate fails, is over a limit or must not be called now → the next one, inside one deadline; the ledger
 away → held back by it, then its 503, and no provider is called meanwhile. Whatever is raised, nothing was charged and
-the hold is released. What was sent is never cancelled (`dispatch.py`), and doors do not cancel either: a client that
-has gone is served to the end, charged once, and finds its vectors in the cache. Only a process that stops breaks off.
+the hold is released; where a commit is in doubt, it expires instead. What was sent is never cancelled (`dispatch.py`),
+and doors do not cancel either: a client that has gone is served to the end, charged once, and finds its vectors in the
+cache. Only a process that stops breaks off.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from billing.limits import Hold, LimitsPort
 from billing.refusals import refusal
 from catalog.deployments import Deployment
 from core.clock import unix_ms
-from core.errors import InternalError, InvalidRequest, QuiverError
+from core.errors import InternalError, InvalidRequest, LedgerUnavailable, QuiverError
 from core.money import cost_nano
 from embeddings import preferring, selection
 from embeddings.cache_keys import KeyRing
@@ -327,7 +328,12 @@ class Gateway:
         )
         usage = usage_of(work.request, call, work.trace, "ok", charge)
         calls = tuple(work.trace.calls)
-        await self._ledger.commit(usage, calls, call.claim_id)
+        try:
+            await self._ledger.commit(usage, calls, call.claim_id)
+        except (LedgerUnavailable, asyncio.CancelledError):
+            if hold is not None:  # it may be committed all the same, and then what it charges is not free
+                self._limits.leave(hold)
+            raise
         if hold is not None:
             work.hold = None
             is_counted = has_computed and not call.free  # a request that cost nobody anything counts in no limit

@@ -135,6 +135,7 @@ class Observer:
         calls_made = defaultdict[tuple[str, str], list[CallRecord]](list)
         sums: defaultdict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         switches = Counter[tuple[str, str, str]]()
+        excess = Counter[tuple[str, str]]()
         for tenant, usage, calls, attempts in finished:
             total = sums[self._tenant(tenant), usage.model, usage.provider, usage.status]
             total[0] += 1
@@ -142,6 +143,8 @@ class Observer:
             total[2] += usage.cost_nano
             if usage.status == "ok":
                 request_seconds[usage.model, usage.provider].append(usage.latency_ms / 1000)
+                if (usage.provider_tokens or 0) > usage.held_tokens:
+                    excess[usage.model, usage.provider] += (usage.provider_tokens or 0) - usage.held_tokens
             for call in calls:
                 calls_made[call.model, call.provider].append(call)
             for old, new in pairwise(attempts):
@@ -152,7 +155,8 @@ class Observer:
             if tokens:
                 metrics.tokens.labels(tenant, model, provider).inc(tokens)
                 metrics.cost.labels(tenant, model, provider).inc(nano / NANO)
-
+        for whose, tokens in excess.items():
+            metrics.excess_tokens.labels(*whose).inc(tokens)
         for switch, count in switches.items():
             metrics.model_switches.labels(*switch).inc(count)
         for labels, seconds in request_seconds.items():

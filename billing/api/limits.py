@@ -64,7 +64,10 @@ class LimitFilters(django_filters.FilterSet):
     retrieve=extend_schema(summary="One limit"),
     create=extend_schema(
         summary="Add a limit",
-        description="It counts from the beginning of its present day or month, and applies within a second.",
+        description="A `hard` limit refuses what would pass it: 402 per day and month, 429 per minute. A `soft` one "
+        "lets it through and tells at its thresholds, a `shadow` one tells what it would have refused. Periods are "
+        "calendar ones in UTC; a new limit counts what its day or month has used already, and takes effect within "
+        "seconds. An amount of 0 allows nothing.",
         responses={201: LimitFields},
         examples=[
             OpenApiExample(

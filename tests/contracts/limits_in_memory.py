@@ -54,6 +54,9 @@ class InMemoryLimits:
     def release(self, hold: Hold) -> None:
         self.settle(hold, tokens=0, nano=0, requests=0)
 
+    def leave(self, hold: Hold) -> None:
+        hold.is_open = False
+
     async def standing(self, ask: HoldAsk) -> list[Standing]:
         plan = Plan(ask.tenant_id, ask.limits, ask.created_ms)
         state, stands = self._state(plan), []

@@ -86,6 +86,14 @@ def test_what_is_held_is_taken_off_and_what_is_not_used_comes_back(subject: Subj
     assert (left.limit, left.remaining) == (100, 0)
 
 
+def test_what_nobody_knows_the_outcome_of_stays_held(subject: Subject) -> None:
+    terms = subject.limit("tokens", "day", 100)
+    subject.limits.leave(subject.hold(subject.ask(60, terms)))
+    with pytest.raises(Refused) as refused:
+        subject.hold(subject.ask(41, terms))
+    assert (refused.value.used, subject.limits.statistics()["active"]) == (60, 0)
+
+
 def test_all_limits_or_none(subject: Subject) -> None:
     wide, narrow = subject.limit("tokens", "month", 100), subject.limit("requests", "day", 1)
     subject.hold(subject.ask(10, wide, narrow))

@@ -17,6 +17,7 @@ class FakeLimits(InMemoryLimits):
         super().__init__()
         self.asks: list[HoldAsk] = []
         self.settled: list[tuple[int, int, int]] = []  # tokens, nano-dollars, requests
+        self.left: list[Hold] = []  # to expire
         self.refuses: set[UUID] = set()  # models, by their catalogue id: the first limit of such a request says no
 
     async def hold(self, ask: HoldAsk, *, replacing: Hold | None = None) -> Hold:
@@ -31,6 +32,11 @@ class FakeLimits(InMemoryLimits):
         super().settle(hold, tokens=tokens, nano=nano, requests=requests)
         if hold in self.open:
             self.open.remove(hold)
+
+    def leave(self, hold: Hold) -> None:
+        super().leave(hold)
+        self.open.remove(hold)
+        self.left.append(hold)
 
     def counted(self, terms: LimitTerms) -> tuple[int, int]:
         """Used and held of a limit of a day or month."""

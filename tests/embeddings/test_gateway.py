@@ -238,13 +238,15 @@ async def test_no_provider_is_called_while_the_ledger_is_down(gateway, providers
     assert [usage.status for _, usage, _ in observer.told] == ["ledger_unavailable"]
 
 
-async def test_what_is_not_committed_is_not_answered(gateway, providers, ledger, observer):
+async def test_what_is_not_committed_is_not_answered(plane, gateway, providers, ledger, observer):
     ledger.fails_at_commit = True
     by = call(snapshot(choice()))
     refused = await refusal_of(gateway, request(), by)
     assert type(refused) is LedgerUnavailable
     assert (ledger.rows[by.request_id].status, ledger.rows[by.request_id].cost_nano) == ("ledger_unavailable", 0)
     assert [usage.status for _, usage, _ in observer.told] == ["ledger_unavailable"]
+    # The row may be committed all the same: what it charges is not free before the ledger is asked.
+    assert len(plane.limits.left) == 1
 
 
 # Money

@@ -68,7 +68,7 @@ USAGE_FAULTS: dict[str, object] = {
 
 @dataclass
 class FakeOpenAI(FakeServer):
-    FAULTS: ClassVar[frozenset[str]] = WIRE_FAULTS | CONTENT_FAULTS.keys() | USAGE_FAULTS.keys()
+    FAULTS: ClassVar[frozenset[str]] = WIRE_FAULTS | CONTENT_FAULTS.keys() | USAGE_FAULTS.keys() | {"counts_double"}
 
     @property
     def base_url(self) -> str:
@@ -121,6 +121,8 @@ class FakeOpenAI(FakeServer):
             for index, vector in enumerate(vectors)
         ]
         tokens = sum(count_tokens(item) for item in items)
+        if fault == "counts_double":
+            tokens *= 2
         usage: object = {"prompt_tokens": tokens, "total_tokens": tokens}
         if fault in CONTENT_FAULTS:
             data = CONTENT_FAULTS[fault](data)

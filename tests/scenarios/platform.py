@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import psycopg
 
+from config.up import programs
 from config.up.ports import free_port
 from config.up.postgres import THROWAWAY, EmbeddedPostgres
 from config.up.valkey import EmbeddedValkey
@@ -49,6 +50,7 @@ class Platform:
     home: Path
     workers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
+    worker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -84,10 +86,15 @@ class Platform:
         )
         assert prepared.returncode == 0, prepared.stderr.decode() + prepared.stdout.decode()
         self.operator_key: str = json.loads(prepared.stdout)["seeded"]["operator_key"]
-        self.start_web()
+        try:
+            self.start_web()
+        except BaseException:  # nothing that was started is left behind
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop_worker()
         self.stop_web()
         self.valkey.stop()
         self.postgres.stop("immediate")
@@ -102,11 +109,30 @@ class Platform:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        eventually(lambda: self.is_ready(), 60)
+        eventually(lambda: self.is_ready(), 120)
 
     def stop_web(self) -> None:
         self.web.send_signal(signal.SIGTERM)
         self.web.wait(30)
+
+    def start_worker(self) -> None:
+        """Celery's worker with beat, which do what is to be done every second and minute."""
+        command = [*programs.worker(), "--beat", f"--schedule={self.home / 'schedule'}"]
+        with (self.home / "worker.log").open("wb") as log:
+            self.worker = subprocess.Popen(
+                command, cwd=CHECKOUT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def stop_worker(self) -> None:
+        if self.worker is not None:
+            self.worker.send_signal(signal.SIGTERM)
+            self.worker.wait(30)
+
+    def run_task(self, name: str) -> None:
+        """What beat does every minute, now: `app.tasks.function`, in a process of its own."""
+        module, _, function = name.rpartition(".")
+        code = f"import django; django.setup(); from {module} import {function}; {function}()"
+        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=self.environment, check=True)
 
     def is_ready(self) -> bool:
         """Whether a worker answers `/readyz` with 200."""
