@@ -26,7 +26,7 @@ from core.clock import utc_now
 from tenants.models import TenantModel
 from tenants.services import change_tenant, disable_model
 from tests.admin.people import Mailbox
-from tests.billing.test_dashboard import used
+from tests.billing.counting import used
 from tests.conftest import Party, make_party
 
 DAY = datetime(2026, 11, 30, tzinfo=UTC)  # the last of its month
@@ -239,7 +239,7 @@ def test_configuring_a_model_with_little_left_warns_at_once(
     [
         ({"daily_token_limit": 100}, {"tokens": 100}),
         ({"monthly_token_limit": 100}, {"tokens": 101}),
-        ({"monthly_request_limit": 1}, {"tokens": 0}),
+        ({"monthly_request_limit": 1}, {"tokens": 1}),
         ({"monthly_budget_usd": 5}, {"usd": "5"}),
     ],
 )
