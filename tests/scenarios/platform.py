@@ -118,7 +118,7 @@ class Platform:
     def start_worker(self) -> None:
         """Celery's worker with beat, which do what is to be done every second and minute."""
         command = [*programs.worker(), "--beat", f"--schedule={self.home / 'schedule'}"]
-        with (self.home / "worker.log").open("wb") as log:
+        with (self.home / "worker.log").open("ab") as log:
             self.worker = subprocess.Popen(
                 command, cwd=CHECKOUT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
@@ -131,8 +131,12 @@ class Platform:
     def run_task(self, name: str) -> None:
         """What beat does every minute, now: `app.tasks.function`, in a process of its own."""
         module, _, function = name.rpartition(".")
-        code = f"import django; django.setup(); from {module} import {function}; {function}()"
-        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=self.environment, check=True)
+        self.run(f"from {module} import {function}; {function}()")
+
+    def run(self, code: str) -> None:
+        """Python of the control plane, in a process of its own."""
+        command = [sys.executable, "-c", f"import django; django.setup(); {code}"]
+        subprocess.run(command, cwd=CHECKOUT, env=self.environment, check=True)
 
     def is_ready(self) -> bool:
         """Whether a worker answers `/readyz` with 200."""
