@@ -4,7 +4,8 @@ Owns `.venv`: its making, its packages, the stamp that tells which requirements 
 others' business: `manage.py up` for `run`; the linters and pytest for `test`. Standard library only, because nothing
 else is there yet.
 
-`bin/test` runs the linters and then pytest with the arguments given; when an argument names a test path, pytest alone.
+`bin/test` runs the linters, then the quick tests on several processes, then the slow ones, which need the machine for
+themselves. Arguments go to pytest; when one of them names a test path, pytest runs alone.
 
 Failure: without a package index, ensurepip, disk or permission it ends with one line that says so. A run that was
 interrupted leaves a mark, and the next one starts the environment anew.
@@ -203,7 +204,11 @@ def _explain(error: OSError) -> str:
 
 
 def _test(arguments: list[str]) -> int:
-    steps = {"pytest": ["pytest", *arguments]}
+    several = ["-n", str(min(4, os.cpu_count() or 1))]
+    if not arguments:
+        steps = {"pytest": ["pytest", "-m", "not slow", *several], "pytest, slow": ["pytest", "-m", "slow"]}
+    else:
+        steps = {"pytest": ["pytest", *(several if arguments == ["-m", "not slow"] else []), *arguments]}
     if not any((CHECKOUT / argument.split("::")[0]).exists() for argument in arguments if argument[:1] != "-"):
         steps = LINTERS | steps
     outcomes: list[tuple[str, int, float]] = []
