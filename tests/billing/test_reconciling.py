@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -221,6 +220,5 @@ def test_a_pool_that_was_closed_elsewhere_is_not_spent_from_for_long(acme: Party
     terms = (limit(acme.id, "tokens", "day", 1000),)
     first = worker.serve(ask(acme.id, terms, 100))
     Pool.objects.update(closed_at=datetime.now(UTC))  # by those who see another server
-    time.sleep(LEASE_S / 4)
     worker.run(worker.limits._pools.confirm())
     assert worker.hold(ask(acme.id, terms, 1)).pool != first.pool
