@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(_services.environment())
     else:
         os.environ.update(of_worker(worker, of_run()))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     import django
     from django.conf import settings
 
@@ -39,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.STATIC_ROOT = None  # whitenoise would warn of its absence at every client
     django.setup()
+    if worker is None and config.getoption("numprocesses", None):
+        # A worker that inherited it would load its settings before it knows which Redis database is its own.
+        del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

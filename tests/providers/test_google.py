@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from google import genai
@@ -82,7 +83,7 @@ async def test_narrower_vectors_are_brought_to_unit_length(endpoint: Endpoint, g
 async def test_an_input_type_is_sent_in_googles_words(
     endpoint: Endpoint, google: FakeGoogle, stated: InputType | None, word: str
 ) -> None:
-    call = dataclasses.replace(ONE, input_type=stated)
+    call = msgspec.structs.replace(ONE, input_type=stated)
 
     answer = await GoogleProvider(endpoint).embed(call, timeout_s=5)
 
