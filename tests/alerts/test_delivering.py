@@ -178,6 +178,7 @@ def test_with_nobody_to_tell_a_delivery_says_so(acme: Party, mailbox: Mailbox) -
     assert (delivery().state, delivery().last_error) == ("failed", "There is nobody to tell; set up a channel.")
 
 
+@pytest.mark.slow
 def test_without_a_broker_the_alert_is_there_and_beat_finds_it(
     acme: Party, owner: Any, committed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -49,6 +49,7 @@ def told(**which: Any) -> list[tuple[str, int | None, str]]:
     return list(rows.values_list("kind", "threshold", "state"))
 
 
+@pytest.mark.slow
 def test_crossing_80_percent_a_hundred_times_is_one_alert_and_one_mail(
     acme: Party, owner: Any, mailbox: Mailbox
 ) -> None:

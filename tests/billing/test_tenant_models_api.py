@@ -259,6 +259,7 @@ def make_party_post(party: Party, model_id: str) -> Any:
     return client(party.key).post(USED, {"model_id": model_id})
 
 
+@pytest.mark.slow
 def test_the_list_costs_as_many_queries_for_fifty_as_for_one(acme: Party, use: Any) -> None:
     def cost() -> int:
         with CaptureQueriesContext(connection) as queries:

@@ -306,6 +306,7 @@ def test_a_change_is_published_after_its_commit(operator: Any, vendor: Any, chan
     assert catalog_version() == before + 1
 
 
+@pytest.mark.slow
 def test_redis_gone_does_not_stop_a_change(
     operator: Any, vendor: Any, committed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

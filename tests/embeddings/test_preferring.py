@@ -274,6 +274,7 @@ asked_for = st.builds(
 latencies = st.dictionaries(st.integers(0, 3), st.floats(0, 500))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(tenants(), preferences(), asked_for, latencies, st.sets(st.sampled_from(NAMES)))
 def test_preferences_only_narrow(of, agent, asked, usual, allowed):
