@@ -1,6 +1,8 @@
 """What a request costs the web worker, beside what a bare answer costs the same server in the same run.
 
-Every text is distinct, so every request is tokenised, sent upstream, checked, priced and committed.
+Every text is distinct, so every request is looked up in the cache, held, sent upstream, checked, committed and settled;
+but for the case that is all hits. Then what sharing calls brings at a provider that takes 20 ms and has four slots, and
+what is added to a call where nobody else asks.
 """
 
 from __future__ import annotations
@@ -24,16 +26,18 @@ CONNECTIONS = 16
 class Case:
     name: str
     items: int
-    dimensions: int
+    dimensions: int  # 0: the model's own
     encoding: str
+    model: str = "text-embedding-3-small"
+    is_hit: bool = False
+    is_limited: bool = False
 
     @property
     def body(self) -> str:
-        texts = [f"distinct text {{n}} number {i} of some words" for i in range(self.items)]
-        # wrk's script replaces the first mark only; one distinct text makes the request distinct.
-        texts[1:] = [text.replace("{n}", "x") for text in texts[1:]]
-        asked = {"input": texts, "model": "text-embedding-3-small", "dimensions": self.dimensions}
-        return json.dumps({**asked, "encoding_format": self.encoding})
+        mark = "the same" if self.is_hit else "{n}"
+        texts = [f"distinct text {mark} number {i} of some words" for i in range(self.items)]
+        asked = {"input": texts, "model": self.model, "encoding_format": self.encoding}
+        return json.dumps(asked | ({"dimensions": self.dimensions} if self.dimensions else {}))
 
 
 CASES = (
@@ -43,7 +47,13 @@ CASES = (
     Case("1x1536 float", 1, 1536, "float"),
     Case("32x1536 base64", 32, 1536, "base64"),
     Case("32x1536 float", 32, 1536, "float"),
+    Case("100x1536 base64", 100, 1536, "base64"),
+    Case("100x1536 float", 100, 1536, "float"),
+    Case("1x256 hit", 1, 256, "base64", is_hit=True),
+    Case("1x256 5 limits", 1, 256, "base64", is_limited=True),
+    Case("1x256 again", 1, 256, "base64"),
 )
+SLOTS, CROWD = 4, 256
 
 
 @dataclass(frozen=True)
@@ -76,13 +86,44 @@ def _report(running: Platform, seconds: float) -> None:
     _line("bare ASGI floor", floor, floor)
     rss = 0.0
     for case in CASES:
-        measured = _load(f"{running.base_url}/v1/embeddings", case.body, running.key, seconds, running.worker)
+        key = running.limited_key if case.is_limited else running.key
+        measured = _load(f"{running.base_url}/v1/embeddings", case.body, key, seconds, running.worker)
         _line(case.name, measured, floor)
         rss = max(rss, _rss_mb(running.worker)) if case.items == 1 else rss
     print(f"RSS of the worker, OpenAI route warm: {rss:.0f} MB; after 32x1536: {_rss_mb(running.worker):.0f} MB")
+    _share(running, seconds)
+    _add(running, seconds)
     before = _rss_mb(running.worker)
     _embed_locally(running)
     print(f"RSS once the local model is loaded: {_rss_mb(running.worker) - before:+.0f} MB")
+
+
+def _share(running: Platform, seconds: float) -> None:
+    print(f"{CROWD} connections of one tenant, {SLOTS} slots, 20 ms upstream")
+    for name, model in (("each alone", "slow-alone"), ("shared calls", "slow-shared")):
+        before = _count(running.slow_upstream)
+        case = Case(name, 1, 0, "base64", model=model)
+        url = f"{running.base_url}/v1/embeddings"
+        measured = _load(url, case.body, running.key, seconds, running.worker, CROWD)
+        calls = (_count(running.slow_upstream) - before) / max(1, measured.requests) * 1000
+        print(f"{name:<16}{measured.per_second:>11.0f} requests/s {calls:>9.0f} provider calls per 1,000 requests")
+
+
+def _add(running: Platform, seconds: float) -> None:
+    """The median of one connection, through Quiver and directly at the stand-in; the commit of a row is in it."""
+    case = Case("", 1, 0, "base64", model="slow-shared")
+    url = f"{running.base_url}/v1/embeddings"
+    through = _load(url, case.body, running.key, seconds, running.worker, 1)
+    direct = _load(f"{running.slow_upstream}/v1/embeddings", case.body, "", seconds, running.worker, 1)
+    print(
+        f"one connection: p50 {through.p50_ms:.2f} ms through Quiver, {direct.p50_ms:.2f} ms directly: "
+        f"{through.p50_ms - direct.p50_ms:.2f} ms added, a commit among them"
+    )
+
+
+def _count(upstream: str) -> int:
+    calls: int = json.loads(urllib.request.urlopen(f"{upstream}/count", timeout=10).read())["calls"]
+    return calls
 
 
 def _line(name: str, measured: Measured, floor: Measured) -> None:
@@ -92,9 +133,9 @@ def _line(name: str, measured: Measured, floor: Measured) -> None:
     )
 
 
-def _load(url: str, body: str, key: str, seconds: float, pid: int) -> Measured:
+def _load(url: str, body: str, key: str, seconds: float, pid: int, connections: int = CONNECTIONS) -> Measured:
     environment = os.environ | {"BODY": body, "AUTH": key}
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(HERE / "post.lua"), url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(HERE / "post.lua"), url]
     before = _cpu_seconds(pid)
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     spent = _cpu_seconds(pid) - before

@@ -30,7 +30,9 @@ class Missing(Exception):
 @dataclass(frozen=True)
 class Platform:
     base_url: str
-    key: str
+    key: str  # of a tenant without limits
+    limited_key: str  # of one with five
+    slow_upstream: str  # the stand-in that takes 20 ms
     worker: int  # process id of the one web worker
     floor_url: str
     floor: int
@@ -43,27 +45,31 @@ def platform(directory: Path) -> Iterator[Platform]:
         if shutil.which(program) is None:
             raise Missing(f"This needs `{program}` ({hint}).")
     with ExitStack() as stack:
-        upstream_port, web_port, floor_port = free_port(), free_port(), free_port()
+        upstream_port, slow_port, web_port, floor_port = free_port(), free_port(), free_port(), free_port()
         upstream = directory / "upstream"
         subprocess.run(["cc", "-O2", "-w", "-o", upstream, HERE / "upstream.c"], check=True)
         environment = os.environ | _stores(directory, stack)
         run = [sys.executable, "-W", "ignore"]
         subprocess.run([*run, "manage.py", "migrate", "-v0"], env=environment, check=True)
-        key = subprocess.run(
-            [*run, "-m", "benchmarks.rows", f"http://127.0.0.1:{upstream_port}/v1"],
+        addresses = [f"http://127.0.0.1:{port}/v1" for port in (upstream_port, slow_port)]
+        keys = subprocess.run(
+            [*run, "-m", "benchmarks.rows", *addresses],
             env=environment,
             check=True,
             capture_output=True,
             text=True,
-        ).stdout.strip()
+        ).stdout.split()
         log = stack.enter_context((directory / "web.log").open("wb"))
         _start(stack, [str(upstream), str(upstream_port), "0"], environment, log)
+        _start(stack, [str(upstream), str(slow_port), "20"], environment, log)
         web = _start(stack, [*run, "-m", "config.web", "--port", str(web_port)], environment, log)
         floor = _start(stack, [*run, "-m", "benchmarks.floor", "--port", str(floor_port)], environment, log)
         base_url, floor_url = f"http://127.0.0.1:{web_port}", f"http://127.0.0.1:{floor_port}"
         _wait_for(f"{base_url}/readyz")
         _wait_for(f"{floor_url}/")
-        yield Platform(base_url, key, _only_child(web.pid), floor_url, floor.pid)
+        slow = f"http://127.0.0.1:{slow_port}"
+        key, limited_key = keys
+        yield Platform(base_url, key, limited_key, slow, _only_child(web.pid), floor_url, floor.pid)
 
 
 def _stores(directory: Path, stack: ExitStack) -> dict[str, str]:

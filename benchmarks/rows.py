@@ -5,23 +5,35 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from decimal import Decimal
 from typing import Any
 
 import django
 
+LIMITS = (
+    ("tokens", "minute"),
+    ("tokens", "day"),
+    ("tokens", "month"),
+    ("requests", "month"),
+    ("usd", "month"),
+)
+PLENTY = 8_000_000  # of any measure, and of dollars
 
-def main(base_url: str) -> str:
+
+def main(base_url: str, slow_url: str) -> str:
     from billing.partitions import make_partitions
-    from catalog.models import CatalogVersion, EmbeddingModel, Price, Provider, VectorSpace
+    from billing.services import add_limit
+    from catalog.models import CatalogVersion, EmbeddingModel, Price, Provider
     from core.clock import utc_now
-    from tenants.keys import mint
-    from tenants.models import ApiKey, Tenant, TenantModel
+    from tenants.models import Tenant, TenantModel
 
     make_partitions(today=utc_now().date(), ahead=1)
     CatalogVersion.objects.get_or_create(id=1)
     tenant = Tenant.objects.create(slug="bench", name="Bench")
-    _model(
-        Provider.objects.create(slug="standin", kind="openai_compatible", base_url=base_url),
+    limited = Tenant.objects.create(slug="limited", name="Limited")
+    standin = Provider.objects.create(slug="standin", kind="openai_compatible", base_url=base_url)
+    small = _model(
+        standin,
         tenant,
         name="text-embedding-3-small",
         # The stand-in answers 1536 floats to identifiers that end so, 256 otherwise.
@@ -29,6 +41,7 @@ def main(base_url: str) -> str:
         dimensions=1536,
         tokenizer="cl100k_base",
         capabilities=["dimensions", "matryoshka"],
+        cuts="vouched",
     )
     _model(
         Provider.objects.create(slug="local", kind="local"),
@@ -39,26 +52,45 @@ def main(base_url: str) -> str:
         tokenizer="bytes",
         capabilities=[],
     )
+    TenantModel.objects.create(tenant=limited, model=small)
+    for name, max_items in (("shared", 2048), ("alone", 1)):
+        slow = Provider.objects.create(
+            slug=name, kind="openai_compatible", base_url=slow_url, max_items=max_items, max_concurrency=4
+        )
+        _model(slow, tenant, name=f"slow-{name}", identifier="slow", dimensions=256, tokenizer="cl100k_base")
+    for measure, period in LIMITS:
+        add_limit(
+            tenant_id=limited.id, scope="tenant", scope_id="", measure=measure, period=period, amount=Decimal(PLENTY)
+        )
     for row in EmbeddingModel.objects.all():
         Price.objects.create(model=row, cost_per_million_tokens="0.02", effective_from=utc_now(), source="benchmark")
+    return "\n".join(_key(each) for each in (tenant, limited))
+
+
+def _key(tenant: Any) -> str:
+    from tenants.keys import mint
+    from tenants.models import ApiKey
+
     key = mint()
     ApiKey.objects.create(tenant=tenant, name="bench", prefix=key.prefix, digest=key.digest, scopes=["embeddings"])
-    assert VectorSpace.objects.count() == TenantModel.objects.count()
     return key.text
 
 
-def _model(provider: Any, tenant: Any, *, name: str, **fields: Any) -> None:
+def _model(provider: Any, tenant: Any, *, name: str, **fields: Any) -> Any:
     from catalog.models import EmbeddingModel, VectorSpace
     from tenants.models import TenantModel
 
     space = VectorSpace.objects.create(slug=name)
     row = EmbeddingModel.objects.create(provider=provider, name=name, space=space, state="available", **fields)
     TenantModel.objects.create(tenant=tenant, model=row)
+    return row
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("base_url")
+    parser.add_argument("slow_url")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     django.setup()
-    sys.stdout.write(main(parser.parse_args().base_url) + "\n")
+    options = parser.parse_args()
+    sys.stdout.write(main(options.base_url, options.slow_url) + "\n")
