@@ -85,7 +85,7 @@ class Environment(BaseModel):
         le=86_400,
         description="How long every route of a model must have been failing before the model is shown as unavailable.",
     )
-    cache_memory_mb: int = Field(32, ge=0, le=4096, description="Vectors that each worker keeps in its own memory.")
+    cache_memory_mb: int = Field(16, ge=0, le=4096, description="Vectors that each worker keeps in its own memory.")
     drain_seconds: float = Field(10.0, ge=0, le=300, description="Time that requests under way get after SIGTERM.")
     metric_tenants: int = Field(
         200, ge=1, le=10_000, description="Number of tenants with a metric label of their own; the others are `other`."
