@@ -17,21 +17,18 @@ from uuid import UUID
 import pytest
 from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks
 
-from tests.services import Services, of_run, of_worker
+from tests.services import Services, WorkersValkey
 
-_services: Services | None = None
+_services: Services | WorkersValkey | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Comes before pytest-django's own hook, which then finds settings that are loaded."""
     global _services
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is None:
-        _services = Services()
-        _services.start()
-        os.environ.update(_services.environment())
-    else:
-        os.environ.update(of_worker(worker, of_run()))
+    _services = Services() if worker is None else WorkersValkey()
+    _services.start()
+    os.environ.update(_services.environment())
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     import django
     from django.conf import settings
@@ -41,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.STATIC_ROOT = None  # whitenoise would warn of its absence at every client
     django.setup()
     if worker is None and config.getoption("numprocesses", None):
-        # A worker that inherited it would load its settings before it knows which Redis database is its own.
+        # A worker that inherited it would load its settings before it has a Redis of its own.
         del os.environ["DJANGO_SETTINGS_MODULE"]
 
 

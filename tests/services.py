@@ -1,13 +1,12 @@
-"""One throwaway PostgreSQL (with pgvector) and one Valkey for a whole run, shared by its xdist workers.
+"""One throwaway PostgreSQL (with pgvector) for a whole run, shared by its xdist workers, and a Valkey for each.
 
 They start before Django reads its settings, because their addresses are settings. Each worker has a database of its
-own (pytest-django's suffix) and a Redis database of its own number.
+own (pytest-django's suffix).
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -60,15 +59,20 @@ class Services:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def of_worker(worker: str, environment: dict[str, str]) -> dict[str, str]:
-    """The same for one xdist worker (`gw3`): a Redis database of its own."""
-    number = int(worker.removeprefix("gw")) % 15 + 1
-    return environment | {
-        name: f"{environment[name].rpartition('/')[0]}/{number}" for name in ("REDIS_URL", "CELERY_BROKER_URL")
-    }
+class WorkersValkey:
+    """The Valkey of one xdist worker. A database number would not do: messages go to all who listen on a server."""
 
+    def __init__(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
+        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), _PASSWORD, durable=False)
 
-def of_run() -> dict[str, str]:
-    """The addresses that the run's controller put into the environment of its workers."""
-    names = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
-    return {name: os.environ[name] for name in names}
+    def start(self) -> None:
+        self._valkey.start()
+        self._valkey.wait_until_ready()
+
+    def environment(self) -> dict[str, str]:
+        return {"REDIS_URL": self._valkey.url(0), "CELERY_BROKER_URL": self._valkey.url(0)}
+
+    def stop(self) -> None:
+        self._valkey.stop()
+        shutil.rmtree(self._home, ignore_errors=True)
