@@ -4,8 +4,8 @@ Owns `.venv`: its making, its packages, the stamp that tells which requirements 
 others' business: `manage.py up` for `run`; the linters and pytest for `test`. Standard library only, because nothing
 else is there yet.
 
-`bin/test` runs the linters, then the quick tests on several processes, then the slow ones, which need the machine for
-themselves. Arguments go to pytest; when one of them names a test path, pytest runs alone.
+`bin/test` runs the linters and then all tests, on several processes. Arguments go to pytest; when one of them names a
+test path, pytest runs alone.
 
 Failure: without a package index, ensurepip, disk or permission it ends with one line that says so. A run that was
 interrupted leaves a mark, and the next one starts the environment anew.
@@ -204,11 +204,10 @@ def _explain(error: OSError) -> str:
 
 
 def _test(arguments: list[str]) -> int:
-    several = ["-n", str(min(4, os.cpu_count() or 1))]
-    if not arguments:
-        steps = {"pytest": ["pytest", "-m", "not slow", *several], "pytest, slow": ["pytest", "-m", "slow"]}
-    else:
-        steps = {"pytest": ["pytest", *(several if arguments == ["-m", "not slow"] else []), *arguments]}
+    # Stories that share a platform stand in one file: they stay in one process.
+    several = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    is_whole = arguments in ([], ["-m", "not slow"])
+    steps = {"pytest": ["pytest", *(several if is_whole else []), *arguments]}
     if not any((CHECKOUT / argument.split("::")[0]).exists() for argument in arguments if argument[:1] != "-"):
         steps = LINTERS | steps
     outcomes: list[tuple[str, int, float]] = []
