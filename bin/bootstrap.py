@@ -206,8 +206,10 @@ def _explain(error: OSError) -> str:
 def _test(arguments: list[str]) -> int:
     # Stories that share a platform stand in one file: they stay in one process.
     several = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
-    is_whole = arguments in ([], ["-m", "not slow"])
-    steps = {"pytest": ["pytest", *(several if is_whole else []), *arguments]}
+    if not arguments:  # how long starts and restarts take needs a machine with nothing else to do
+        steps = {"pytest": ["pytest", *several, "--ignore", "tests/up"], "pytest tests/up": ["pytest", "tests/up"]}
+    else:
+        steps = {"pytest": ["pytest", *(several if arguments == ["-m", "not slow"] else []), *arguments]}
     if not any((CHECKOUT / argument.split("::")[0]).exists() for argument in arguments if argument[:1] != "-"):
         steps = LINTERS | steps
     outcomes: list[tuple[str, int, float]] = []

@@ -177,7 +177,7 @@ def _estimated(candidate: Candidate, gathered: Gathered, indexes: Sequence[int])
     """What a provider that gives no count most likely counted."""
     if candidate.choice.deployment.tokenizer == CL100K:
         return gathered.tokens_of(indexes)
-    return sum(likely(len(item.encode())) for i in indexes if isinstance(item := gathered.items[i], str))
+    return likely(sum(len(item.encode()) for i in indexes if isinstance(item := gathered.items[i], str)))
 
 
 def _translated(failure: ProviderFailure, candidate: Candidate, request: EmbeddingRequest) -> QuiverError:

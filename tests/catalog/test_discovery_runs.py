@@ -151,6 +151,7 @@ def test_a_list_that_leads_elsewhere_is_not_followed(vendor: FakeOpenAI, table: 
             base_url=on_vertex.base_url,
             region=vertex.REGION,
             secret=on_vertex.secret,
+            by_operator=True,
         )
         for fake in (vendor, google, azure, on_vertex):
             fake.switch(fault="redirect", times=1)  # whoever followed would get a good list
@@ -170,6 +171,7 @@ def test_one_vendor_that_is_down_does_not_stop_the_others(vendor: FakeOpenAI, ta
             base_url=on_vertex.base_url,
             region=vertex.REGION,
             secret=on_vertex.secret,
+            by_operator=True,
         )
         google.switch(fault="status", status=503)
         runs = begin_runs(actor="a test")

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 # USD per million tokens, tokens of the request, nano-dollars. A cost is rounded up, once per request.
+UNCACHED = {"Cache_Control": "no-cache, no-store"}
 TABLE = [
     ("0.02", 1, 20),
     ("0.02", 2, 40),
@@ -46,7 +47,7 @@ def priced(platform, vendor):
 @pytest.mark.parametrize(("price", "tokens", "nano"), TABLE)
 def test_a_request_costs_what_the_table_says(platform, priced, price, tokens, nano):
     key, names = priced
-    answer = platform.embed(key, model=names[price], input=[[7] * tokens])
+    answer = platform.embed(key, model=names[price], input=[[7] * tokens], **UNCACHED)
     usd = Decimal(nano) / 10**9
     row = platform.operate("GET", f"/usage/records/{answer.json['quiver']['request_id']}", key=key)
     assert (answer.status, answer.json["usage"]["total_tokens"]) == (200, tokens)
@@ -58,6 +59,6 @@ def test_the_sum_of_the_table_is_the_sum_of_the_ledger(platform, priced):
     key, names = priced
     before = platform.rows("SELECT coalesce(sum(cost_usd), 0) FROM billing_usagerow WHERE provider = 'money'")[0][0]
     for price, tokens, _ in TABLE:
-        assert platform.embed(key, model=names[price], input=[[7] * tokens]).status == 200
+        assert platform.embed(key, model=names[price], input=[[7] * tokens], **UNCACHED).status == 200
     after = platform.rows("SELECT sum(cost_usd) FROM billing_usagerow WHERE provider = 'money'")[0][0]
     assert after - before == Decimal(sum(nano for _, _, nano in TABLE)) / 10**9
