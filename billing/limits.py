@@ -137,8 +137,10 @@ class Limits:
                 known = self._pools.known(plan.tenant_id)
                 if known is None or epoch != known[1].encode():  # of a pool that may not be the tenant's any more
                     found = [raw if plan.limits[index].is_rate else None for index, raw in enumerate(found)]
-            except (RedisAway, hiredis.ReplyError):
-                pass
+            except RedisAway:
+                pass  # the pipe has told; PostgreSQL's counters answer below
+            except hiredis.ReplyError as error:
+                log.warning("limits: Redis refuses: %s", str(error)[:100])
         keys = [(t.limit_id, s) for t, s, raw in zip(plan.limits, plan.starts, found, strict=True) if raw is None]
         try:
             counters = await self._grants.counters(keys) if keys else {}
@@ -165,7 +167,7 @@ class Limits:
             try:
                 return await self._hold_in_redis(plan, ask, replacing)
             except RedisAway:
-                pass
+                pass  # the pipe has told; PostgreSQL decides below
             except hiredis.ReplyError as error:
                 log.warning("limits: Redis refuses: %s", str(error)[:100])
                 for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():

@@ -6,8 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from config.up.valkey import EmbeddedValkey
 from core.clock import unix_ms
 from core.ids import uuid7_text
 from tests.billing.records import usage
+from tests.up.processes import eventually
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -213,9 +213,6 @@ def charged(tenant_id: UUID) -> tuple[int, int, int]:
         return found
 
 
-def until(look: Any) -> None:
-    """Waits for something that must become true."""
-    due = time.monotonic() + SECONDS
-    while not look():
-        assert time.monotonic() < due
-        time.sleep(0.01)
+def until(look: Callable[[], object]) -> None:
+    """Waits for something that must become true, however busy the machine is."""
+    eventually(look, SECONDS)

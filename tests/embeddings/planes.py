@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 
 from embeddings.breaker import Settings
 from embeddings.cache_keys import KeyRing
@@ -67,3 +68,10 @@ class Plane:
 
     async def close(self) -> None:
         await self.dispatcher.close()
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Lets the event loop go on until something has become true."""
+    async with asyncio.timeout(5):
+        while not is_so():
+            await asyncio.sleep(0)

@@ -29,7 +29,7 @@ from tests.embeddings.fakes import (
     right,
     vectors_for,
 )
-from tests.embeddings.planes import Plane
+from tests.embeddings.planes import Plane, until
 
 CALLERS_FAULTS = [kind for kind, meaning in MEANING.items() if meaning.callers_fault]
 OTHER_ROUTES = [kind for kind, meaning in MEANING.items() if meaning.other_route]
@@ -76,12 +76,6 @@ def observer(plane):
 
 def two_providers() -> TenantSnapshot:
     return snapshot(choice(deployment("m", provider="a")), choice(deployment("m", provider="b")))
-
-
-async def until(is_so) -> None:
-    async with asyncio.timeout(5):
-        while not is_so():
-            await asyncio.sleep(0)
 
 
 async def refusal_of(gateway: Gateway, asked, by) -> QuiverError:

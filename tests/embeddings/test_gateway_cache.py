@@ -15,7 +15,7 @@ from providers.base import EmbedAnswer, EmbedCall, InputType
 from providers.failures import FailureKind
 from tests.embeddings.building import MALLORY, call, choice, deployment, grant, limit, request, snapshot, token_request
 from tests.embeddings.fakes import failing, right, vectors_for
-from tests.embeddings.planes import Plane
+from tests.embeddings.planes import Plane, until
 
 
 @pytest.fixture
@@ -33,12 +33,6 @@ def tenant():
 
 def texts_sent(plane: Plane, slug: str = "openai") -> list[list[str]]:
     return [asked.inputs for asked in plane.providers.asked(slug)]
-
-
-async def until(is_so) -> None:
-    async with asyncio.timeout(5):
-        while not is_so():
-            await asyncio.sleep(0)
 
 
 async def embed(plane: Plane, of: TenantSnapshot, *texts: str, **words):
