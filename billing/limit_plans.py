@@ -29,7 +29,12 @@ def field_of(terms: LimitTerms, moment: datetime) -> bytes:
     """The field in which a limit's period that holds `moment` is kept."""
     if terms.is_rate:
         return b"r:" + terms.limit_id.hex.encode()
-    return f"c:{terms.limit_id.hex}:{terms.period[0]}{start_of(terms.period, moment):%Y%m%d}".encode()
+    return calendar_field(terms.limit_id, terms.period, start_of(terms.period, moment))
+
+
+def calendar_field(limit_id: UUID, period: str, start: date) -> bytes:
+    """The field of the day or month that begins with `start`."""
+    return f"c:{limit_id.hex}:{period[0]}{start:%Y%m%d}".encode()
 
 
 class Plan:

@@ -134,11 +134,12 @@ class Limits:
         if plan.limits and self._pipe.is_up:
             try:
                 epoch, *found = await self._pipe.call(b"HMGET", plan.key, b"e", *plan.fields)
-                known = self._pools.known(plan.tenant_id)
-                if known is None or epoch != known[1].encode():  # of a pool that may not be the tenant's any more
+                if not await self._pools.is_current(plan.tenant_id, (epoch or b"").decode()):
                     found = [raw if plan.limits[index].is_rate else None for index, raw in enumerate(found)]
             except RedisAway:
                 pass  # the pipe has told; PostgreSQL's counters answer below
+            except GrantsAway as error:
+                raise self._unavailable() from error
             except hiredis.ReplyError as error:
                 log.warning("limits: Redis refuses: %s", str(error)[:100])
         keys = [(t.limit_id, s) for t, s, raw in zip(plan.limits, plan.starts, found, strict=True) if raw is None]

@@ -52,6 +52,15 @@ class Pools:
         found = self._epochs.get(tenant_id)
         return found if found is not None and found[0] == self._pipe.run_id else None
 
+    async def is_current(self, tenant_id: UUID, epoch: str) -> bool:
+        """Whether an epoch that was read in Redis is of the tenant's pool; asks PostgreSQL where this worker has not
+        spent anything of it yet. Raises `GrantsAway`."""
+        known = self.known(tenant_id)
+        if known is not None:
+            return epoch == known[1]
+        run, _, pool = epoch.rpartition(":")
+        return bool(run) and run == self._pipe.run_id and not await self._grants.closed([int(pool)])
+
     async def open(self, tenant_id: UUID) -> tuple[str, str, int]:
         """Looks which pool is the tenant's, or opens one. Raises `GrantsAway` or `RedisAway`."""
         return await self._once.run(tenant_id, lambda: self._open(tenant_id))

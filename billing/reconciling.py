@@ -26,9 +26,9 @@ from django_redis import get_redis_connection
 
 from billing import counters
 from billing.counters import BUCKET_MS, CHARGED, Key
-from billing.limit_plans import Member, keys_of, read_member
-from billing.limit_scripts import INSTALL, SETTLE, TIDY
-from billing.models import Counter, Grant, Pool
+from billing.limit_plans import Member, calendar_field, keys_of, read_member
+from billing.limit_scripts import CREDIT, INSTALL, SETTLE, TIDY
+from billing.models import Counter, Grant, Limit, Pool
 from catalog.models import EmbeddingModel
 from core import metrics
 from core.clock import utc_now
@@ -214,6 +214,7 @@ def _count_done_pools(tenant_id: UUID, lease: timedelta, found: Reconciled) -> N
         older = pools.exclude(id__in=done).filter(opened_at__lt=max(since)) if since else pools.none()
         if not older.exists():
             _count(tenant_id, done, list(touched), found)
+            transaction.on_commit(lambda: _tell_base(tenant_id))
             return
         open_kinds = set(older.filter(closed_at=None).values_list("kind", flat=True))
         older.filter(kind=Pool.Kind.DIRECT, closed_at=None).update(closed_at=now)
@@ -251,6 +252,40 @@ def _count(tenant_id: UUID, done: Sequence[int], keys: Sequence[Key], found: Rec
         if key in sums:
             Counter.objects.filter(pk=row.pk).update(settled=sums[key], granted=granted.get(key, 0), recount_at=None)
     found.pools += len(done)
+
+
+def _tell_base(tenant_id: UUID) -> None:
+    """Tells the tenant's pool in Redis what all others account for now: until it draws its next block it would go on
+    showing what was given back as used. Redis away → that draw tells it."""
+    client: Any = get_redis_connection("default")
+    key = keys_of(tenant_id)[0]
+    try:
+        epoch: bytes = client.hget(key, "e") or b""
+        pool = Pool.objects.filter(tenant_id=tenant_id, kind=Pool.Kind.REDIS, closed_at=None).first()
+        if pool is None or epoch.rpartition(b":")[2] != str(pool.pk).encode():
+            return
+        words: list[bytes | int] = []
+        for grant, period, settled, granted in _grants_of(pool):
+            words += [calendar_field(grant.limit_id, period, grant.period_start), grant.given]
+            words.append(settled + granted - grant.given)
+        if words:
+            client.eval(CREDIT.source, 1, key, epoch, *words)
+    except redis.RedisError as error:
+        log.warning("limits: a pool is told by its next draw what others use: %s", type(error).__name__)
+
+
+def _grants_of(pool: Pool) -> list[tuple[Grant, str, int, int]]:
+    """Each grant of a pool with its limit's period, and what its counter has settled and granted."""
+    of_limits = {each.pk: each.period for each in Limit.objects.filter(tenant_id=pool.tenant_id)}
+    of_counters = {
+        (each.limit_id, each.period_start): each for each in Counter.objects.filter(tenant_id=pool.tenant_id)
+    }
+    return [
+        (grant, of_limits[grant.limit_id], counter.settled, counter.granted)
+        for grant in Grant.objects.filter(pool_id=pool.pk)
+        if grant.limit_id in of_limits
+        and (counter := of_counters.get((grant.limit_id, grant.period_start))) is not None
+    ]
 
 
 def _forget_old_periods() -> None:

@@ -166,6 +166,18 @@ def test_what_was_held_without_redis_is_counted_when_it_is_over(acme: Party, val
     alone.stop()
 
 
+def test_what_comes_back_from_another_pool_is_not_shown_as_used(acme: Party, worker: Worker) -> None:
+    terms = (limit(acme.id, "tokens", "day", 100_000),)
+    died = Worker("redis://127.0.0.1:1/0", lease_s=LEASE_S)
+    asked = ask(acme.id, terms, 60)
+    commit(died, asked, died.hold(asked), 10)
+    died.stop()
+    worker.serve(ask(acme.id, terms, 5))
+    swept(lambda total: total.pools == 1)
+    [found] = worker.run(worker.limits.standing(ask(acme.id, terms, 1)))
+    assert (found.used, found.held) == (15, 0)
+
+
 def test_a_limit_that_is_lowered_bites_at_once(acme: Party, worker: Worker) -> None:
     terms = (limit(acme.id, "tokens", "day", 1000),)
     worker.serve(ask(acme.id, terms, 100))

@@ -147,6 +147,21 @@ def test_standing_tells_and_holds_nothing(subject: Subject) -> None:
     assert found.resets_at > datetime.now(UTC)
 
 
+def test_a_worker_that_spent_nothing_yet_tells_the_same() -> None:
+    tenant = make_party("acme")
+    url = settings.CACHES["default"]["LOCATION"]
+    workers = Worker(url), Worker(url)
+    for each in workers:
+        each.connect()
+    terms = limit(tenant.id, "tokens", "day", 100_000)
+    asked = ask(tenant.id, (terms,), 30)
+    workers[0].finish(asked, workers[0].hold(asked), 30)
+    told = [each.run(each.limits.standing(ask(tenant.id, (terms,), 1))) for each in workers]
+    assert [(found.used, found.held) for (found,) in told] == [(30, 0), (30, 0)]
+    for each in workers:
+        each.stop()
+
+
 def test_a_minute_says_when_to_come_back(subject: Subject) -> None:
     terms = subject.limit("requests", "minute", 2)
     for _ in range(2):

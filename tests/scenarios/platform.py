@@ -149,8 +149,7 @@ class Platform:
     @property
     def worker_pids(self) -> list[int]:
         """The web's workers, not multiprocessing's own helper."""
-        found = children_of(self.web.pid)
-        return [pid for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children_of(self.web.pid) if b"resource_tracker" not in _command_of(pid)]
 
     # Asking
 
@@ -231,3 +230,11 @@ class Platform:
         """Resident memory of the workers."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.worker_pids)
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _command_of(pid: int) -> bytes:
+    """As it was started; of one that has ended meanwhile, nothing."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
