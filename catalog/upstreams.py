@@ -44,6 +44,7 @@ CAPS: Mapping[Kind, tuple[int, int]] = {
     Kind.VERTEX: (250, 20_000),
 }
 _DEFAULT_CAPS = (2048, 300_000)
+_PATHS = frozenset({"health"})  # what stands at `/embedding-models/providers/…` where a slug would
 
 
 class ProviderSettings(TypedDict, total=False):
@@ -74,6 +75,8 @@ def add_provider(
     **settings: Unpack[ProviderSettings],
 ) -> Provider:
     """A new provider, with its first credential if a secret is given."""
+    if slug in _PATHS:
+        raise InvalidRequest(f"{slug!r} is a path of this API; take another slug.", param="slug")
     _check_address(settings)  # resolves a name: outside the transaction
     _check_service_account(secret, by_operator)
     items, tokens = CAPS.get(Kind(kind), _DEFAULT_CAPS)

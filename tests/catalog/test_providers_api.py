@@ -70,6 +70,7 @@ def test_each_kind_starts_with_its_vendors_caps(kind: str, items: int, tokens: i
     ("change", "field"),
     [
         ({"slug": "With Spaces"}, "slug"),
+        ({"slug": "health"}, "slug"),
         ({"kind": "oracle"}, "kind"),
         ({"kind": "openai_compatible"}, "base_url"),
         ({"kind": "local"}, "secret"),
