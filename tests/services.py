@@ -17,7 +17,7 @@ from config.up.ports import free_port
 from config.up.postgres import SUPERUSER, THROWAWAY, EmbeddedPostgres
 from config.up.valkey import EmbeddedValkey
 
-_PASSWORD = "throwaway"
+PASSWORD = "throwaway"
 _OWNER = "quiver"
 
 
@@ -26,8 +26,8 @@ class Services:
 
     def __init__(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
-        self._postgres = EmbeddedPostgres(self._home / "postgres", free_port(), _PASSWORD, THROWAWAY)
-        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), _PASSWORD, durable=False)
+        self._postgres = EmbeddedPostgres(self._home / "postgres", free_port(), PASSWORD, THROWAWAY)
+        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), PASSWORD, durable=False)
 
     def start(self) -> None:
         """Starts both and waits for them."""
@@ -37,8 +37,8 @@ class Services:
         self._postgres.wait_until_ready()
         self._valkey.wait_until_ready()
         # In template1, so that the test databases made from it have pgvector.
-        self._postgres.create_database(owner=_OWNER, password=_PASSWORD, database="template1")
-        with psycopg.connect(self._postgres.url(SUPERUSER, _PASSWORD, "postgres"), autocommit=True) as connection:
+        self._postgres.create_database(owner=_OWNER, password=PASSWORD, database="template1")
+        with psycopg.connect(self._postgres.url(SUPERUSER, PASSWORD, "postgres"), autocommit=True) as connection:
             connection.execute(f"ALTER ROLE {_OWNER} CREATEDB")
 
     def environment(self) -> dict[str, str]:
@@ -46,7 +46,7 @@ class Services:
         return {
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
-            "DATABASE_URL": self._postgres.url(_OWNER, _PASSWORD, "quiver"),
+            "DATABASE_URL": self._postgres.url(_OWNER, PASSWORD, "quiver"),
             "REDIS_URL": self._valkey.url(0),
             "CELERY_BROKER_URL": self._valkey.url(0),
             "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
@@ -64,7 +64,7 @@ class WorkersValkey:
 
     def __init__(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
-        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), _PASSWORD, durable=False)
+        self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), PASSWORD, durable=False)
 
     def start(self) -> None:
         self._valkey.start()

@@ -12,7 +12,9 @@ from config.environment import Environment, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-FOLDERS = "alerts|bin|benchmarks|billing|catalog|config|core|docs|embeddings|providers|tenants|tests|templates|deploy"
+FOLDERS = (
+    "alerts|audit|bin|benchmarks|billing|catalog|config|core|docs|embeddings|providers|tenants|tests|templates|deploy"
+)
 NOT_DJANGOS = ("/api/v1", "/api/v1/embeddings", "/api/v1/embeddings/estimate")
 SEGMENT = re.compile(r"\{\w+\}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("core", "providers", "catalog", "tenants", "alerts", "billing", "embeddings", "config")
+PACKAGES = ("core", "providers", "audit", "catalog", "tenants", "alerts", "billing", "embeddings", "config")
 MODULES = sorted(
     path
     for package in PACKAGES

@@ -46,7 +46,7 @@ def test_every_table_of_tenants_has_a_tenant() -> None:
     nullable: dict[str, str] = dict(read(query))  # type: ignore[arg-type]
     assert ours() - PLATFORM <= nullable.keys()
     # What belongs to no tenant is the platform's: its keys, what its operators are told and how. Nothing else may be.
-    platforms_too = {"tenants_apikey", "alerts_alert", "alerts_alertchannel", "alerts_delivery"}
+    platforms_too = {"tenants_apikey", "alerts_alert", "alerts_alertchannel", "alerts_delivery", "audit_auditevent"}
     assert {name for name in ours() - PLATFORM if nullable[name] == "YES"} == platforms_too
 
 
@@ -90,6 +90,7 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("catalog_embeddingmodel", "model_unavailable_has_cause"),
         ("catalog_price", "price_not_negative"),
         ("catalog_priceproposal", "proposal_one_pending"),
+        ("audit_auditevent", "audit_actor_known"),
         ("alerts_alert", "alert_once"),
         ("alerts_delivery", "delivery_once"),
         ("billing_limit", "limit_once"),

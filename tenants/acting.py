@@ -1,0 +1,26 @@
+"""Who acts in a request of the control plane, in the words of the audit log: a key, a person, or nobody known."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+
+from audit.actors import Actor, Kind
+from tenants.addresses import client_address
+from tenants.authentication import Caller
+from tenants.models import ApiKey, User
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """Whoever is let in by now: REST authentication puts its caller where a session has its person."""
+    where = {"address": client_address(request), "request_id": str(getattr(request, "request_id", ""))}
+    who: object = getattr(request, "user", None)
+    if isinstance(who, Caller):
+        return Actor(Kind.KEY, str(who.grant.key_id), _words(who), **where)
+    if isinstance(who, User):
+        return Actor(Kind.PERSON, str(who.pk), who.email, **where)
+    return Actor(Kind.ANONYMOUS, "", "somebody who was not signed in", **where)
+
+
+def _words(caller: Caller) -> str:
+    row = ApiKey.objects.filter(id=caller.grant.key_id).first()
+    return str(caller.grant.key_id) if row is None else str(row)
