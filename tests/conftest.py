@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     settings.DATABASES["default"]["OPTIONS"].pop("pool")  # a database with pooled connections cannot be dropped
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests"]  # for its `flush`
     settings.STATIC_ROOT = None  # whitenoise would warn of its absence at every client
     django.setup()
     if worker is None and config.getoption("numprocesses", None):
