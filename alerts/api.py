@@ -17,7 +17,7 @@ from rest_framework.viewsets import GenericViewSet
 from alerts import selectors, services
 from alerts.kinds import Severity
 from alerts.models import Alert, AlertChannel, Delivery
-from catalog.rest import StrictFilters, StrictRows
+from catalog.rest import StrictFilters, StrictRows, Versioned
 from tenants.authentication import caller, tenant_of
 
 
@@ -164,17 +164,21 @@ class ChannelWithTest(ChannelFields):
         responses={202: DeliveryFields},
     ),
 )
-class ChannelViews(mixins.ListModelMixin, GenericViewSet[AlertChannel]):
+class ChannelViews(Versioned, mixins.ListModelMixin, GenericViewSet[AlertChannel]):
     """The channels of the caller's tenant."""
 
     read_scope, write_scope = "usage:read", "billing:write"
     serializer_class = ChannelFields
     queryset = AlertChannel.objects.none()
     filter_backends = (StrictFilters,)
+    volatile = frozenset({"last_test"})
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[AlertChannel]:
         return selectors.channels_of(_whose(self.request))
+
+    def hold(self) -> None:
+        services.held_channel(_whose(self.request), self.kwargs["pk"])
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(ChannelWithTest(selectors.find_channel(_whose(request), pk)).data)

@@ -143,9 +143,15 @@ def add_channel(*, tenant_id: UUID | None, **terms: Unpack[ChannelTerms]) -> Ale
 @transaction.atomic
 def change_channel(*, tenant_id: UUID | None, channel_id: UUID, **terms: Unpack[ChannelTerms]) -> AlertChannel:
     """Changes what is given; with other addresses it has to be tested anew."""
-    row = find_channel(tenant_id, channel_id)
+    row = held_channel(tenant_id, channel_id)
     _apply(row, terms)
     return row
+
+
+def held_channel(tenant_id: UUID | None, channel_id: UUID) -> AlertChannel:
+    """The row, or `NotFound`; whoever else would change it waits until this transaction ends."""
+    channels_of(tenant_id).select_for_update(no_key=True).filter(id=channel_id).first()
+    return find_channel(tenant_id, channel_id)
 
 
 @transaction.atomic

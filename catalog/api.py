@@ -35,7 +35,14 @@ from catalog.fields import (
     SunsetFields,
 )
 from catalog.models import EmbeddingModel, Price, Provider, State
-from catalog.rest import KeysetPagination, StrictFilters, actor_of, page_number, refuse_unknown_parameters
+from catalog.rest import (
+    KeysetPagination,
+    StrictFilters,
+    Versioned,
+    actor_of,
+    page_number,
+    refuse_unknown_parameters,
+)
 from catalog.selectors import list_models
 from core.errors import InvalidRequest
 
@@ -78,7 +85,7 @@ _FIRST = {
     destroy=extend_schema(summary="Erase a draft, or retire a model that nobody has configured"),
 )
 @method_decorator(transaction.non_atomic_requests, name="dispatch")
-class CatalogViews(GenericViewSet[EmbeddingModel]):
+class CatalogViews(Versioned, GenericViewSet[EmbeddingModel]):
     """The embedding models that exist, for all tenants."""
 
     read_scope, write_scope = "models:read", "operator"
@@ -88,6 +95,7 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     filter_backends = ()
     ordering = ("-effective_from", "-id")  # of prices; the catalogue has pages by number
     parameters = ("provider", "type", "state", "available_only", "q", "page")
+    versions = {**Versioned.versions, "transition": "retrieve", "sunset": "retrieve"}
     lookup_value_converter = "uuid"
 
     def list(self, request: Request) -> Response:
@@ -114,6 +122,9 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
 
         return Response(listing_cache.page(wanted | {"page": page, "limit": limit}, read))
 
+    def hold(self) -> None:
+        moves.locked_model(self.kwargs["pk"])
+
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(ModelFields(services.find_model(pk)).data)
 
@@ -138,13 +149,15 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
         fields.is_valid(raise_exception=True)
         facts = fields.facts
         activate = facts.pop("activate", False)
-        services.change_model(model_id=pk, **facts)
+        with self.unchanged():
+            services.change_model(model_id=pk, **facts)
         if activate:
             validating.activate_model(model_id=pk, actor=actor_of(request))
         return Response(ModelFields(services.find_model(pk)).data)
 
     def destroy(self, request: Request, pk: UUID) -> Response:
-        services.remove_model(model_id=pk, actor=actor_of(request))
+        with self.unchanged():
+            services.remove_model(model_id=pk, actor=actor_of(request))
         return Response(status=204)
 
     @extend_schema(
@@ -157,7 +170,8 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     def transition(self, request: Request, pk: UUID) -> Response:
         fields = Move(data=request.data)
         fields.is_valid(raise_exception=True)
-        services.move_model(model_id=pk, actor=actor_of(request), **fields.validated_data)
+        with self.unchanged():
+            services.move_model(model_id=pk, actor=actor_of(request), **fields.validated_data)
         return Response(ModelFields(services.find_model(pk)).data)
 
     @extend_schema(
@@ -167,7 +181,8 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     def sunset(self, request: Request, pk: UUID) -> Response:
         fields = SunsetFields(data=request.data)
         fields.is_valid(raise_exception=True)
-        moves.change_sunset(model_id=pk, actor=actor_of(request), **fields.validated_data)
+        with self.unchanged():
+            moves.change_sunset(model_id=pk, actor=actor_of(request), **fields.validated_data)
         return Response(ModelFields(services.find_model(pk)).data)
 
     @extend_schema(
@@ -235,7 +250,7 @@ class CatalogViews(GenericViewSet[EmbeddingModel]):
     destroy=extend_schema(summary="Erase a provider without models"),
 )
 @method_decorator(transaction.non_atomic_requests, name="dispatch")
-class ProviderViews(GenericViewSet[Provider]):
+class ProviderViews(Versioned, GenericViewSet[Provider]):
     """Who computes vectors, where, and with which credentials."""
 
     read_scope, write_scope = "models:read", "operator"
@@ -253,6 +268,9 @@ class ProviderViews(GenericViewSet[Provider]):
         rows = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         return self.get_paginated_response(self._shown_as(request)(rows, many=True).data)
 
+    def hold(self) -> None:
+        upstreams.held_provider(self.kwargs["slug"])
+
     def retrieve(self, request: Request, slug: str) -> Response:
         return Response(self._shown_as(request)(upstreams.find_provider(slug)).data)
 
@@ -265,11 +283,14 @@ class ProviderViews(GenericViewSet[Provider]):
     def partial_update(self, request: Request, slug: str) -> Response:
         fields = ProviderFields(upstreams.find_provider(slug), data=request.data, partial=True)
         fields.is_valid(raise_exception=True)
-        upstreams.change_provider(slug=slug, **fields.validated_data, by_operator=_is_operator(request))
+        upstreams.change_provider(
+            slug=slug, **fields.validated_data, by_operator=_is_operator(request), once_held=self.check_version
+        )
         return Response(ProviderFields(upstreams.find_provider(slug)).data)
 
     def destroy(self, request: Request, slug: str) -> Response:
-        upstreams.remove_provider(slug=slug)
+        with self.unchanged():
+            upstreams.remove_provider(slug=slug)
         return Response(status=204)
 
     @extend_schema(summary="The platform's credentials there", responses=CredentialFields(many=True), filters=False)

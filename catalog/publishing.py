@@ -30,6 +30,11 @@ def catalog_changed() -> None:
     announce(Change())
 
 
+def hold_catalog() -> None:
+    """Makes all who raise the catalogue's version wait until this transaction ends."""
+    CatalogVersion.objects.select_for_update(no_key=True).filter(id=1).first()
+
+
 def announce(change: Change) -> None:
     """Publishes once the transaction is committed; never if it is rolled back."""
     transaction.on_commit(lambda: _publish(change))

@@ -2,23 +2,31 @@
 
 Owns translation only: `problem_response` (RFC 9457) for whatever a view raises, `StrictFields` (an unknown field is
 refused by name, an unchanged read-only one is taken), `KeysetPagination`, `StrictFilters` (a query parameter that does
-nothing is refused). Lives in the lowest Django app because all of them need it.
+nothing is refused), `Versioned` (`ETag` and `If-Match`). Lives in the lowest Django app because all of them need it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar, cast
 
 from django.core.exceptions import PermissionDenied
 from django.core.exceptions import ValidationError as RowInvalid
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, JsonResponse
+from django.utils.http import parse_etags
 from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import CursorPagination
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import APIView, set_rollback
 
 from core import errors
@@ -31,8 +39,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
     told = _told(error)
     if told is None:
         return None
-    # A view that opted out of its request's transaction has none to roll back.
-    if not hasattr(type(context["view"]).dispatch, "_non_atomic_requests"):
+    if _is_atomic(context["view"]):
         set_rollback()
     body, status, headers = told
     body["request_id"] = getattr(context["request"], "request_id", "")
@@ -219,6 +226,69 @@ def refuse_unknown_parameters(request: Request, view: APIView) -> None:
             raise errors.UnknownField(
                 f"There is no query parameter {name!r}; known are {', '.join(sorted(known))}.", param=name
             )
+
+
+class Versioned(APIView):
+    """First base of a view of rows that have a version: answers that show one row have an `ETag`, and a change that
+    comes with `If-Match` is a 412 once that has passed. The view says in `hold` how others are made to wait.
+
+    The version is a digest of what the row is shown as, so that it tells of everything that belongs to it, in whatever
+    table. A view outside of its request's transaction changes rows in `with self.unchanged()`.
+    """
+
+    # Action → the action whose answer shows what it changes. Actions that are missing here have no version.
+    versions: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("retrieve", "create", "update", "partial_update", "destroy"), "retrieve")
+    )
+    volatile: ClassVar[frozenset[str]] = frozenset()  # fields that nobody's change is lost over, such as when last seen
+
+    def hold(self) -> None:
+        """Makes whoever else would change the row wait until this transaction ends, with the locks that the services
+        take and in their order. A row that is missing is told by reading it."""
+        raise NotImplementedError
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if _is_atomic(self):
+            self.check_version()
+
+    def check_version(self) -> None:
+        """Raises `PreconditionFailed` when the row is not what `If-Match` names, and holds it when it is."""
+        asked, shows = self.request.headers.get("If-Match"), self.versions.get(self._action)
+        if asked is None or shows is None or self._action == "create" or self.request.method in SAFE_METHODS:
+            return
+        self.hold()
+        now = self._version_of(getattr(self, shows)(self.request, **self.kwargs).data)
+        # A proxy that compresses answers makes a tag weak; what it names is the same row.
+        named = {each.removeprefix("W/") for each in parse_etags(asked)}
+        if not named & {"*", now}:
+            raise errors.PreconditionFailed("This was changed since you read it; GET it again and decide anew.")
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """The transaction of a change, for views outside of their request's."""
+        with transaction.atomic():
+            self.check_version()
+            yield
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._action in self.versions and response.status_code in (200, 201):
+            response["ETag"] = self._version_of(response.data)
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    @property
+    def _action(self) -> str:
+        return getattr(self, "action", None) or ""
+
+    def _version_of(self, shown: Mapping[str, Any]) -> str:
+        lasting = {name: value for name, value in shown.items() if name not in self.volatile}
+        text = json.dumps(lasting, cls=JSONEncoder, sort_keys=True)
+        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def _is_atomic(view: APIView) -> bool:
+    """Whether a view runs in its request's transaction; some opted out of that."""
+    return not hasattr(type(view).dispatch, "_non_atomic_requests")
 
 
 def actor_of(request: Request) -> str:

@@ -9,7 +9,7 @@ and tells the data plane after its commit. Secrets are sealed here and never rea
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypedDict, Unpack
 
 from django.db import IntegrityError, transaction
@@ -101,13 +101,18 @@ def change_provider(
     slug: str,
     secret: Mapping[str, str] | None = None,
     by_operator: bool = False,
+    once_held: Callable[[], None] = lambda: None,
     **settings: Unpack[ProviderSettings],
 ) -> Provider:
-    """Changes what is given. A secret takes the place of all credentials; `add_credential` adds one to rotate over."""
+    """Changes what is given. A secret takes the place of all credentials; `add_credential` adds one to rotate over.
+
+    `once_held` may refuse by what the row is, when it cannot change any more: names are resolved before that.
+    """
     _check_address(settings)
     _check_service_account(secret, by_operator)
     with transaction.atomic():
-        row = _locked(slug)
+        row = held_provider(slug)
+        once_held()
         for name, value in settings.items():
             setattr(row, name, value)
         _check(row)
@@ -124,7 +129,7 @@ def change_provider(
 @transaction.atomic
 def remove_provider(*, slug: str) -> None:
     """Erases a provider that no model in the catalogue belongs to."""
-    row = _locked(slug)
+    row = held_provider(slug)
     try:
         row.delete()
     except ProtectedError as error:
@@ -138,7 +143,7 @@ def add_credential(
     """One more credential to rotate over."""
     _check_service_account(secret, by_operator)
     with transaction.atomic():
-        credential = _add_credential(_locked(slug), secret, label)
+        credential = _add_credential(held_provider(slug), secret, label)
         catalog_changed()
     return credential
 
@@ -146,7 +151,7 @@ def add_credential(
 @transaction.atomic
 def remove_credential(*, slug: str, credential_id: uuid.UUID) -> None:
     """Forgets a credential."""
-    if not ProviderCredential.objects.filter(provider=_locked(slug), id=credential_id).delete()[0]:
+    if not ProviderCredential.objects.filter(provider=held_provider(slug), id=credential_id).delete()[0]:
         raise NotFound(f"{slug} has no credential {credential_id}.")
     catalog_changed()
 
@@ -159,19 +164,20 @@ def find_provider(slug: str) -> Provider:
     return row
 
 
+def held_provider(slug: str) -> Provider:
+    """The row, or `NotFound`; whoever else would change it waits until this transaction ends."""
+    row = Provider.objects.select_for_update().filter(slug=slug).first()
+    if row is None:
+        raise NotFound(f"There is no provider {slug!r}.")
+    return row
+
+
 def find_model_of(slug: str, name: str) -> EmbeddingModel:
     """A provider's model by its name, else by the vendor's identifier; or `NotFound`."""
     rows = EmbeddingModel.objects.filter(provider__slug=slug)
     row = rows.filter(name=name).first() or rows.filter(identifier=name).first()
     if row is None:
         raise NotFound(f"{slug} has no model {name[:200]!r}.", param="model")
-    return row
-
-
-def _locked(slug: str) -> Provider:
-    row = Provider.objects.select_for_update().filter(slug=slug).first()
-    if row is None:
-        raise NotFound(f"There is no provider {slug!r}.")
     return row
 
 

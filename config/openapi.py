@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.permissions import SAFE_METHODS
 
+from catalog.rest import Versioned
 from core.errors import public_errors
 
 _PROBLEM = {
@@ -42,10 +46,30 @@ _STATUSES = {
     "403": "The key lacks a scope or may not be used from here, or the tenant is suspended.",
     "404": "There is no such thing, or it is another tenant's.",
     "409": "The state of things does not allow it now.",
+    "412": "It was changed since `If-Match` was read.",
     "422": "A model did not pass its probes, or the vector space is not the one required.",
     "429": "Too many of these; `Retry-After` says when it works again.",
     "503": "No model that may answer is usable now; `dropped` says why for each.",
 }
+
+
+_TAG = OpenApiParameter(
+    "ETag", str, OpenApiParameter.HEADER, response=[200, 201], description="The version of what the answer shows."
+)
+_MATCH = OpenApiParameter(
+    "If-Match", str, OpenApiParameter.HEADER, description="An `ETag`: change only what is still that version; else 412."
+)
+
+
+class Schema(AutoSchema):
+    """Adds to operations on rows with a version what it is told and compared by."""
+
+    def get_override_parameters(self) -> list[Any]:
+        action = getattr(self.view, "action", None)
+        if not isinstance(self.view, Versioned) or action not in self.view.versions:
+            return []
+        told = [] if self.method == "DELETE" else [_TAG]
+        return told if self.method in SAFE_METHODS or action == "create" else [*told, _MATCH]
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):
@@ -62,7 +86,8 @@ def describe_errors(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations in result["paths"].items():
         for method, operation in operations.items():
-            for status in _possible(path, method):
+            takes_match = any(each["name"] == "If-Match" for each in operation.get("parameters", ()))
+            for status in _possible(path, method) + ["412"] * takes_match:
                 operation["responses"][status] = {"description": _STATUSES[status], "content": content}
     return result
 

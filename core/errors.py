@@ -25,6 +25,7 @@ vendor's failure means is decided in `providers/failures.py`, which ends in one 
     │   │   ├── InUse               409 in_use
     │   │   ├── IllegalTransition   409 illegal_transition
     │   │   └── IdempotencyInProgress 409 idempotency_in_progress
+    │   ├── PreconditionFailed      412 precondition_failed
     │   ├── RequestTooLarge         413 request_too_large
     │   ├── UnsupportedMediaType    415 unsupported_media_type
     │   ├── SpaceMismatch           422 space_mismatch
@@ -197,6 +198,12 @@ class IdempotencyInProgress(Conflict):
     """The request with this `Idempotency-Key` is still under way; ask again after `retry_after` seconds."""
 
     code, retryable = "idempotency_in_progress", True
+
+
+class PreconditionFailed(RequestError):
+    """What `If-Match` names is not what the row is now; GET it again, look at what changed, and send its new `ETag`."""
+
+    status, code, kind = 412, "precondition_failed", "conflict_error"
 
 
 class RequestTooLarge(RequestError):

@@ -23,7 +23,7 @@ from tenants import preferences as rules
 from tenants.models import Agent
 from tenants.preferences import Preferences
 from tenants.selectors import agents_of, configured_models
-from tenants.services import tenant_changed
+from tenants.services import hold_tenant, tenant_changed
 
 MOST_AGENTS = 10_000  # of one tenant: the data plane holds them all in memory
 MAX_METADATA_BYTES = 16 * 1024
@@ -106,6 +106,12 @@ def record_presence(*, tenant_id: UUID, agent_ids: Collection[str], at: datetime
     known."""
     changes: dict[str, Any] = {"last_seen_at": at} | ({} if status is None else {"status": _status(status)})
     return agents_of(tenant_id).filter(agent_id__in=agent_ids).update(**changes)
+
+
+def hold_agent(tenant_id: UUID, agent_id: str) -> None:
+    """Makes all who change an agent wait until this transaction ends."""
+    hold_tenant(tenant_id)
+    _held(tenant_id, agent_id)
 
 
 def find_agent(tenant_id: UUID, agent_id: str) -> Agent:

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from catalog.models import slug_rule
-from catalog.rest import StrictFields, StrictFilters, StrictRows
+from catalog.rest import StrictFields, StrictFilters, StrictRows, Versioned
 from core.errors import InvalidRequest, KeyNotPermitted
 from tenants import minting, selectors, services
 from tenants.authentication import caller, tenant_of
@@ -60,7 +60,7 @@ class NewTenant(StrictRows):
     ),
     partial_update=extend_schema(summary="Change a tenant, or suspend it", request=TenantFields),
 )
-class TenantViews(mixins.ListModelMixin, GenericViewSet[Tenant]):
+class TenantViews(Versioned, mixins.ListModelMixin, GenericViewSet[Tenant]):
     """The platform's tenants, for its operator."""
 
     read_scope = write_scope = "operator"
@@ -69,6 +69,9 @@ class TenantViews(mixins.ListModelMixin, GenericViewSet[Tenant]):
     ordering = ("slug",)
     filter_backends = (StrictFilters,)
     lookup_value_converter = "uuid"
+
+    def hold(self) -> None:
+        services.hold_tenant(self.kwargs["pk"])
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(TenantFields(selectors.find_tenant(pk)).data)
@@ -152,7 +155,7 @@ _TENANT = OpenApiParameter("tenant", UUID, description="For operators: whose key
         summary="Revoke a key", description="Ends the key, and the keys that it minted for its own tenant."
     ),
 )
-class ApiKeyViews(mixins.ListModelMixin, GenericViewSet[ApiKey]):
+class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
     """API keys: a tenant's own, or, for the platform's operator, anybody's."""
 
     read_scope = write_scope = "keys:write"
@@ -160,11 +163,15 @@ class ApiKeyViews(mixins.ListModelMixin, GenericViewSet[ApiKey]):
     queryset = ApiKey.objects.none()
     filter_backends = (StrictFilters,)
     parameters = ("tenant",)
+    volatile = frozenset({"key"})  # told once
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[ApiKey]:
         asked = self.request.query_params.get("tenant")
         return selectors.keys_of(_whose(self.request, None if asked is None else _uuid(asked)))
+
+    def hold(self) -> None:
+        minting.hold_key(key_id=self.kwargs["pk"], tenant_id=_reach(self.request))
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(KeyFields(selectors.find_key_row(_reach(request), pk)).data)

@@ -21,9 +21,9 @@ from django.db.models import QuerySet
 from core.clock import utc_now
 from core.errors import AlreadyExists, KeyNotPermitted, NotFound, QuiverError, RateLimitExceeded
 from tenants import mail, tasks
-from tenants.members import check_manages, hold_people
+from tenants.members import check_manages
 from tenants.models import Invitation, Membership, Role, User
-from tenants.services import add_user
+from tenants.services import add_user, hold_tenant
 
 LIFETIME = timedelta(days=7)
 MAX_A_DAY = 50  # per tenant: a link to us in a stranger's mailbox is spam when there are many
@@ -36,7 +36,7 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invita
     """A new invitation and its token, which cannot be read again; it ends an earlier one to the same address."""
     email = User.objects.normalize_email(email.strip()).lower()
     validate_email(email)
-    hold_people(tenant_id)
+    hold_tenant(tenant_id)
     check_manages(tenant_id=tenant_id, by=by, role=role)
     now = utc_now()
     rows = invitations_of(tenant_id)
@@ -62,7 +62,7 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invita
 @transaction.atomic
 def revoke(*, tenant_id: UUID, invitation_id: UUID, by: User) -> Invitation:
     """Ends a link; one that has ended stays as it is."""
-    hold_people(tenant_id)
+    hold_tenant(tenant_id)
     row = invitations_of(tenant_id).filter(id=invitation_id).first()
     if row is None:
         raise NotFound(f"There is no invitation {invitation_id}.")
@@ -122,7 +122,7 @@ def state_of(row: Invitation, now: datetime) -> str:
 
 
 def _take(token: str) -> Invitation:
-    hold_people(find_open(token).tenant_id)
+    hold_tenant(find_open(token).tenant_id)
     return find_open(token)  # again: whoever held the tenant before us has committed now
 
 

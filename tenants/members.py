@@ -12,14 +12,15 @@ from uuid import UUID
 from django.db import transaction
 
 from core.errors import Conflict, KeyNotPermitted, NotFound, TenantSuspended
-from tenants.models import Membership, Role, Tenant, User
+from tenants.models import Membership, Role, User
 from tenants.roles import may_manage
+from tenants.services import hold_tenant
 
 
 @transaction.atomic
 def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
     """Gives a person a role in a tenant on the platform's behalf; one that they have already is replaced."""
-    hold_people(tenant_id)
+    hold_tenant(tenant_id)
     row, _ = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
     return _give(row, role)
 
@@ -27,7 +28,7 @@ def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
 @transaction.atomic
 def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: User) -> Membership:
     """Gives a member another role; never one above that of who gives it, nor to somebody above them."""
-    hold_people(tenant_id)
+    hold_tenant(tenant_id)
     row = find_member(tenant_id, user_id)
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
     check_manages(tenant_id=tenant_id, by=by, role=role)
@@ -37,7 +38,7 @@ def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: User) -> Membe
 @transaction.atomic
 def remove_member(*, tenant_id: UUID, user_id: int, by: User) -> None:
     """Takes somebody out of a tenant; everybody may leave by themselves."""
-    hold_people(tenant_id)
+    hold_tenant(tenant_id)
     row = find_member(tenant_id, user_id)
     if by.pk != user_id:
         check_manages(tenant_id=tenant_id, by=by, role=row.role)
@@ -54,7 +55,7 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
     owned = Membership.objects.filter(user_id=user_id, role=Role.OWNER).order_by("tenant_id")
     tenants = list(owned.values_list("tenant_id", flat=True))  # in order: two at once must not deadlock
     for tenant_id in tenants:
-        hold_people(tenant_id)
+        hold_tenant(tenant_id)
     user = User.objects.select_for_update().filter(id=user_id).first()
     if user is None:
         raise NotFound("There is no such person.")
@@ -64,12 +65,6 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
         for tenant_id in tenants:
             _check_owned(tenant_id)
     return user
-
-
-def hold_people(tenant_id: UUID) -> None:
-    """To be called first in the transaction that changes who belongs to a tenant."""
-    if not Tenant.objects.select_for_update(no_key=True).filter(id=tenant_id):
-        raise NotFound(f"There is no tenant {tenant_id}.")
 
 
 def find_member(tenant_id: UUID, user_id: int) -> Membership:

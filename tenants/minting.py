@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import transaction
 
 from catalog.models import EmbeddingModel
-from catalog.publishing import catalog_changed
+from catalog.publishing import catalog_changed, hold_catalog
 from core.clock import utc_now
 from core.errors import Conflict, InvalidApiKey, InvalidRequest, KeyNotPermitted
 from tenants.keys import mint
@@ -22,7 +22,7 @@ from tenants.models import ApiKey, User
 from tenants.rights import Rights, bounded, rights_of
 from tenants.scopes import TENANT_SCOPES, Scope
 from tenants.selectors import find_key_row, keys_of
-from tenants.services import tenant_changed
+from tenants.services import hold_tenant, tenant_changed
 from tenants.snapshots import KeyGrant
 
 MAX_OVERLAP = timedelta(days=30)
@@ -100,6 +100,15 @@ def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
         ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now)
         found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
         ending = list(found.values_list("id", flat=True))
+
+
+def hold_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
+    """Makes all who change a key wait until this transaction ends."""
+    owner = find_key_row(tenant_id, key_id).tenant_id
+    if owner is None:
+        hold_catalog()
+    else:
+        hold_tenant(owner)
 
 
 def _insert(

@@ -57,6 +57,12 @@ def tenant_changed(tenant_id: UUID) -> None:
     announce(Change(tenant_id))
 
 
+def hold_tenant(tenant_id: UUID) -> None:
+    """Makes all who change something of a tenant wait until this transaction ends."""
+    if not Tenant.objects.select_for_update(no_key=True).filter(id=tenant_id):
+        raise NotFound(f"There is no tenant {tenant_id}.")
+
+
 @transaction.atomic
 def add_tenant(*, name: str, slug: str, tier: str = "standard") -> Tenant:
     """A new tenant, without people, keys or models."""

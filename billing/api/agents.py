@@ -24,9 +24,9 @@ from rest_framework.viewsets import GenericViewSet
 
 from billing import agents as services
 from billing.selectors import costs_of_agent
-from catalog.rest import StrictFields, StrictFilters, page_number, refuse_unknown_parameters
+from catalog.rest import StrictFields, StrictFilters, Versioned, page_number, refuse_unknown_parameters
 from core.clock import utc_now
-from tenants.agents import find_agent, preferences_of
+from tenants.agents import find_agent, hold_agent, preferences_of
 from tenants.authentication import caller, tenant_of
 from tenants.models import Agent
 from tenants.preferences import parse, to_json
@@ -158,7 +158,7 @@ class AgentFilters(django_filters.FilterSet):
         summary="Forget an agent", description="What it used stays in the ledger, limits set for it stay in force."
     ),
 )
-class AgentViews(GenericViewSet[Agent]):
+class AgentViews(Versioned, GenericViewSet[Agent]):
     """The agents of the caller's tenant. A key that is bound to an agent reaches that one alone."""
 
     read_scope = write_scope = "agents:write"
@@ -167,6 +167,8 @@ class AgentViews(GenericViewSet[Agent]):
     filterset_class = AgentFilters
     filter_backends = (StrictFilters,)
     parameters: tuple[str, ...] = ()
+    versions = {**Versioned.versions, "preferences": "preferences", "set_preferences": "preferences"}
+    volatile = frozenset({"last_seen_at", "status"})  # as the agent itself tells, at any moment
     lookup_field = "agent_id"
 
     def get_queryset(self) -> QuerySet[Agent]:
@@ -177,6 +179,9 @@ class AgentViews(GenericViewSet[Agent]):
     def list(self, request: Request) -> Response:
         rows = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         return self.get_paginated_response(AgentFields(rows, many=True).data)
+
+    def hold(self) -> None:
+        hold_agent(tenant_of(self.request).id, self.kwargs["agent_id"])
 
     def retrieve(self, request: Request, agent_id: str) -> Response:
         return Response(AgentFields(_found(request, agent_id)).data)

@@ -14,8 +14,9 @@ from rest_framework.viewsets import GenericViewSet
 
 from billing import services
 from billing.models import Limit
-from catalog.rest import StrictFilters, StrictRows
+from catalog.rest import StrictFilters, StrictRows, Versioned
 from tenants.authentication import tenant_of
+from tenants.services import hold_tenant
 
 
 class LimitFields(StrictRows):
@@ -79,7 +80,7 @@ class LimitFilters(django_filters.FilterSet):
     partial_update=extend_schema(summary="Change the terms of a limit", request=ChangedLimit, responses=ChangedLimit),
     destroy=extend_schema(summary="Forget a limit"),
 )
-class LimitViews(mixins.ListModelMixin, GenericViewSet[Limit]):
+class LimitViews(Versioned, mixins.ListModelMixin, GenericViewSet[Limit]):
     """How much the caller's tenant may use."""
 
     read_scope, write_scope = "usage:read", "billing:write"
@@ -91,6 +92,9 @@ class LimitViews(mixins.ListModelMixin, GenericViewSet[Limit]):
 
     def get_queryset(self) -> QuerySet[Limit]:
         return Limit.objects.filter(tenant_id=tenant_of(self.request).id)
+
+    def hold(self) -> None:
+        hold_tenant(tenant_of(self.request).id)
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(LimitFields(services.find_limit(tenant_of(request).id, pk)).data)

@@ -19,7 +19,7 @@ from rest_framework.viewsets import GenericViewSet
 from billing import services
 from billing.selectors import limits_of_models
 from billing.services import MODEL_LIMITS
-from catalog.rest import StrictFields, StrictFilters
+from catalog.rest import StrictFields, StrictFilters, Versioned
 from tenants import services as tenants
 from tenants.authentication import tenant_of
 from tenants.model_states import SERVING
@@ -131,7 +131,7 @@ class TenantModelFilters(django_filters.FilterSet):
     enable=extend_schema(summary="Let a model answer again", request=None, responses=ConfiguredModelFields),
     disable=extend_schema(summary="Keep a model from answering", request=None, responses=ConfiguredModelFields),
 )
-class TenantModelViews(GenericViewSet[TenantModel]):
+class TenantModelViews(Versioned, GenericViewSet[TenantModel]):
     """The models that the caller's tenant uses."""
 
     read_scope, write_scope = "models:read", "models:write"
@@ -140,6 +140,7 @@ class TenantModelViews(GenericViewSet[TenantModel]):
     filterset_class = TenantModelFilters
     filter_backends = (StrictFilters,)
     ordering = ("-priority", "created_at", "id")
+    versions = {**Versioned.versions, **dict.fromkeys(("set_default", "enable", "disable"), "retrieve")}
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[TenantModel]:
@@ -148,6 +149,9 @@ class TenantModelViews(GenericViewSet[TenantModel]):
     def list(self, request: Request) -> Response:
         rows = self.paginate_queryset(self.filter_queryset(self.get_queryset())) or []
         return self.get_paginated_response(_shown(tenant_of(request).id, rows))
+
+    def hold(self) -> None:
+        tenants.hold_tenant(tenant_of(self.request).id)
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return _one(tenant_of(request).id, pk)
