@@ -19,9 +19,12 @@ from embeddings.api import AgentModels, SelectModel
 from embeddings.breaker_api import HoldBreakers, ProvidersHealth
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
+from tenants.people_api import InvitationViews, MemberViews, OwnTenantView
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("tenants", TenantViews, basename="tenant")
+router.register("members", MemberViews, basename="member")
+router.register("invitations", InvitationViews, basename="tenant-invitation")
 router.register("api-keys", ApiKeyViews, basename="api-key")
 router.register("embedding-models/providers", ProviderViews, basename="provider")
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
@@ -41,6 +44,7 @@ urlpatterns = [
     path("admin/reset/done/", NewPasswordSet.as_view(), name="password_reset_complete"),
     path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
+    path("api/v1/tenant", OwnTenantView.as_view({"get": "retrieve", "patch": "partial_update"}), name="own-tenant"),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
     path("api/v1/agents/<str:agent_id>/models", AgentModels.as_view(), name="agent-models"),
     path("api/v1/embedding-models/providers/health", ProvidersHealth.as_view(), name="providers-health"),

@@ -32,6 +32,7 @@ from embeddings.gateway import Answer, Gateway
 from embeddings.observing import Observer
 from embeddings.snapshot import TenantSnapshot
 from providers.heavy import off_loop
+from tenants import key_use
 from tenants.admission import check_use, key_text
 from tenants.keys import is_well_formed
 from tenants.scopes import Scope, allows
@@ -248,11 +249,13 @@ class Door:
             found = await self._configuration.find(digest)
         key, snapshot = found
         seen.tenant = snapshot.config.slug
-        check_use(key, now=datetime.now(UTC), address=(scope.get("client") or ("",))[0])
+        now = datetime.now(UTC)
+        check_use(key, now=now, address=(scope.get("client") or ("",))[0])
         if snapshot.config.is_suspended:
             raise errors.TenantSuspended("This tenant is suspended; its owner can ask the platform's operator why.")
         if not any(allows(key.scopes, wanted) for wanted in any_of):
             raise errors.KeyNotPermitted(f"This key lacks the scope `{any_of[0]}`.")
+        key_use.note(key.key_id, now)
         return key, snapshot
 
     def _timeout_s(self, headers: RequestHeaders) -> float:

@@ -45,13 +45,16 @@ from embeddings.observing import Observer
 from embeddings.sending import Sender
 from providers.heavy import off_loop
 from providers.registry import ProviderPool
+from tenants import key_use
 from tenants.loading import find_key, load_tenant, tenant_versions
+from tenants.minting import record_use
 from tenants.snapshots import KeyGrant, TenantConfig
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETIRE_EVERY_S = 60.0
+_RECORD_USE_EVERY_S = 30.0
 _TELL_EVERY_S = 1.0
 _REDIS_RETRY_S = 0.5
 _LEASE_MARGIN_S = 2.0  # beyond the longest a request can take
@@ -154,6 +157,7 @@ class Runtime:
             loop.create_task(self._listen(), name="changes"),
             loop.create_task(self._retire(), name="retire-providers"),
             loop.create_task(self._tell(), name="tell-what-is-under-way"),
+            loop.create_task(self._record_use(), name="record-use-of-keys"),
         ]
         await off_loop(tokens.encoding)
 
@@ -161,6 +165,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(record_use_of_keys)
         await self.configuration.close()
         await self.dispatcher.close()
         await self.ledger.close()
@@ -226,10 +231,24 @@ class Runtime:
                 metrics.provider_calls_active.labels(slug).set(pool["calls"])
             await asyncio.sleep(_TELL_EVERY_S)
 
+    async def _record_use(self) -> None:
+        while True:
+            await asyncio.sleep(_RECORD_USE_EVERY_S)
+            await asyncio.to_thread(record_use_of_keys)
+
     async def _retire(self) -> None:
         while True:
             await asyncio.sleep(_RETIRE_EVERY_S)
             await self.providers.retire(in_use=self.configuration.endpoints_in_use())
+
+
+def record_use_of_keys() -> None:
+    """Writes which keys this process let in since the last time; a database that is away is told of it later."""
+    seen = key_use.take()
+    try:
+        _fresh(lambda: record_use(seen))
+    except RowsAway:
+        key_use.put_back(seen)
 
 
 def _fresh(read: Callable[[], T]) -> T:

@@ -7,7 +7,8 @@ from ipaddress import ip_network
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+import django_filters
+from django.db.models import Q, QuerySet
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
@@ -18,6 +19,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from catalog.models import slug_rule
 from catalog.rest import StrictFields, StrictFilters, StrictRows, Versioned
+from core.clock import utc_now
 from core.errors import InvalidRequest, KeyNotPermitted
 from tenants import minting, selectors, services
 from tenants.authentication import caller, tenant_of
@@ -98,9 +100,19 @@ class KeyFields(StrictFields):
     models = serializers.ListField(source="models_allowed", child=serializers.CharField(), read_only=True)
     networks = serializers.ListField(child=serializers.CharField(), read_only=True)
     agent_id = serializers.CharField(read_only=True)
+    created_by = serializers.EmailField(
+        source="created_by.email", read_only=True, default=None, help_text="The person who made it; null: a program."
+    )
+    created_with = serializers.UUIDField(
+        source="created_with_id", read_only=True, allow_null=True, help_text="The key that minted it."
+    )
     expires_at = serializers.DateTimeField(read_only=True, allow_null=True)
     revoked_at = serializers.DateTimeField(read_only=True, allow_null=True)
+    last_used_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="Written about every half minute."
+    )
     created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
 
 
 class MintedKey(KeyFields):
@@ -129,6 +141,54 @@ class NewKey(StrictFields):
     tenant = serializers.UUIDField(required=False, help_text="For operators: whom the key is for.")
 
 
+class ChangedKey(KeyFields):
+    """What may be changed: never the scopes, never the agent."""
+
+    name = serializers.CharField(max_length=200, required=False)
+    models = serializers.ListField(
+        source="models_allowed",
+        child=serializers.CharField(max_length=200),
+        required=False,
+        help_text="Empty: all of the tenant's, or those of the key that asks.",
+    )
+    networks = serializers.ListField(
+        child=Network(), required=False, help_text="Empty: from anywhere, or from where the key that asks may be used."
+    )
+    expires_at = serializers.DateTimeField(required=False, allow_null=True)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was sent, in the words of `tenants.minting`."""
+        sent = dict(self.validated_data)
+        if "models_allowed" in sent:
+            sent["models"] = sent.pop("models_allowed")
+        return sent
+
+
+class KeyFilters(django_filters.FilterSet):
+    q = django_filters.CharFilter(method="containing", label="Part of the name, or the beginning of the key.")
+    standing = django_filters.ChoiceFilter(
+        choices=[("active", "active"), ("expired", "expired"), ("revoked", "revoked")], method="standing_as"
+    )
+    scope = django_filters.ChoiceFilter(choices=[(each.value, each.value) for each in Scope], method="having")
+
+    class Meta:
+        model = ApiKey
+        fields = ("agent_id",)
+
+    def containing(self, found: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
+        return found.filter(Q(name__icontains=value) | Q(prefix__startswith=value))
+
+    def standing_as(self, found: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
+        is_expired = Q(expires_at__lte=utc_now())
+        if value == "revoked":
+            return found.exclude(revoked_at=None)
+        return found.filter(is_expired if value == "expired" else ~is_expired, revoked_at=None)
+
+    def having(self, found: QuerySet[ApiKey], name: str, value: str) -> QuerySet[ApiKey]:
+        return found.filter(scopes__contains=[value])
+
+
 class Overlap(StrictFields):
     overlap_seconds = serializers.IntegerField(
         min_value=0, default=0, help_text="How long the old key lives on; 0: it ends at once."
@@ -136,10 +196,12 @@ class Overlap(StrictFields):
 
 
 _TENANT = OpenApiParameter("tenant", UUID, description="For operators: whose keys; without it the platform's own.")
+_KEY_ORDERS = ("-created_at", "created_at", "name", "-name")
+_ORDERING = OpenApiParameter("ordering", str, enum=_KEY_ORDERS, default=_KEY_ORDERS[0])
 
 
 @extend_schema_view(
-    list=extend_schema(summary="The tenant's keys", parameters=[_TENANT]),
+    list=extend_schema(summary="The tenant's keys", parameters=[_TENANT, _ORDERING]),
     retrieve=extend_schema(summary="One key"),
     create=extend_schema(
         summary="Mint a key",
@@ -161,14 +223,23 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
     read_scope = write_scope = "keys:write"
     serializer_class = KeyFields
     queryset = ApiKey.objects.none()
+    filterset_class = KeyFilters
     filter_backends = (StrictFilters,)
-    parameters = ("tenant",)
-    volatile = frozenset({"key"})  # told once
+    parameters = ("tenant", "ordering")
+    volatile = frozenset({"key", "last_used_at"})
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[ApiKey]:
         asked = self.request.query_params.get("tenant")
-        return selectors.keys_of(_whose(self.request, None if asked is None else _uuid(asked)))
+        found = selectors.keys_of(_whose(self.request, None if asked is None else _uuid(asked)))
+        return found.select_related("created_by")
+
+    @property
+    def ordering(self) -> tuple[str, str]:
+        asked = self.request.query_params.get("ordering", _KEY_ORDERS[0])
+        if asked not in _KEY_ORDERS:
+            raise InvalidRequest(f"`ordering` is {', '.join(_KEY_ORDERS)}.", param="ordering")
+        return asked, "-id" if asked.startswith("-") else "id"
 
     def hold(self) -> None:
         minting.hold_key(key_id=self.kwargs["pk"], tenant_id=_reach(self.request))
@@ -195,6 +266,18 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
         )
         return _minted(row, text)
 
+    @extend_schema(
+        summary="Change a key's name, end, models or networks",
+        description="The key that asks must have all that this one has, before and after.",
+        request=ChangedKey,
+        responses=KeyFields,
+    )
+    def partial_update(self, request: Request, pk: UUID) -> Response:
+        fields = ChangedKey(selectors.find_key_row(_reach(request), pk), data=request.data, partial=True)
+        fields.is_valid(raise_exception=True)
+        row = minting.change_key(key_id=pk, tenant_id=_reach(request), by=caller(request).grant, **fields.changes)
+        return Response(KeyFields(row).data)
+
     @extend_schema(summary="Replace a key by a new one", request=Overlap, responses={201: MintedKey})
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, pk: UUID) -> Response:
@@ -204,7 +287,7 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
             key_id=pk,
             tenant_id=_reach(request),
             overlap=timedelta(seconds=fields.validated_data["overlap_seconds"]),
-            creator=caller(request).grant,
+            by=caller(request).grant,
         )
         return _minted(row, text)
 

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 
 from core.clock import utc_now
 from core.errors import KeyNotPermitted, TenantSuspended
+from tenants import key_use
 from tenants.admission import admit, key_text
 from tenants.loading import find_key
 from tenants.models import Tenant
@@ -43,10 +44,12 @@ class ApiKeyAuthentication(BaseAuthentication):
             authorization=request.META.get("HTTP_AUTHORIZATION", ""),
             x_api_key=request.META.get("HTTP_X_API_KEY", ""),
         )
-        grant = admit(text, find_key, now=utc_now(), address=request.META.get("REMOTE_ADDR") or "")
+        now = utc_now()
+        grant = admit(text, find_key, now=now, address=request.META.get("REMOTE_ADDR") or "")
         tenant = None if grant.tenant_id is None else Tenant.objects.get(id=grant.tenant_id)
         if tenant is not None and tenant.is_suspended:
             raise TenantSuspended("This tenant is suspended; ask the operator of the platform.")
+        key_use.note(grant.key_id, now)
         return Caller(grant, tenant), grant
 
     def authenticate_header(self, request: Request) -> str:

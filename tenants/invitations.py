@@ -21,9 +21,11 @@ from django.db.models import QuerySet
 from core.clock import utc_now
 from core.errors import AlreadyExists, KeyNotPermitted, NotFound, QuiverError, RateLimitExceeded
 from tenants import mail, tasks
-from tenants.members import check_manages
+from tenants.loading import find_grant
+from tenants.members import Actor, check_manages
 from tenants.models import Invitation, Membership, Role, User
-from tenants.services import add_user, hold_tenant
+from tenants.services import add_user, hold_tenant, tenant_changed
+from tenants.snapshots import KeyGrant
 
 LIFETIME = timedelta(days=7)
 MAX_A_DAY = 50  # per tenant: a link to us in a stranger's mailbox is spam when there are many
@@ -32,7 +34,7 @@ _signer = signing.Signer(salt="tenants.invitations", sep=".")
 
 
 @transaction.atomic
-def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invitation, str]:
+def invite(*, tenant_id: UUID, email: str, role: Role, by: Actor) -> tuple[Invitation, str]:
     """A new invitation and its token, which cannot be read again; it ends an earlier one to the same address."""
     email = User.objects.normalize_email(email.strip()).lower()
     validate_email(email)
@@ -51,7 +53,8 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invita
         email=email,
         role=role,
         digest=_digest(token),
-        invited_by=by,
+        invited_by_id=by.person_id if isinstance(by, KeyGrant) else by.pk,
+        invited_with_id=by.key_id if isinstance(by, KeyGrant) else None,
         expires_at=now + LIFETIME,
     )
     if mail.is_set_up():
@@ -60,12 +63,10 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invita
 
 
 @transaction.atomic
-def revoke(*, tenant_id: UUID, invitation_id: UUID, by: User) -> Invitation:
+def revoke(*, tenant_id: UUID, invitation_id: UUID, by: Actor) -> Invitation:
     """Ends a link; one that has ended stays as it is."""
     hold_tenant(tenant_id)
-    row = invitations_of(tenant_id).filter(id=invitation_id).first()
-    if row is None:
-        raise NotFound(f"There is no invitation {invitation_id}.")
+    row = find_invitation(tenant_id, invitation_id)
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
     if row.accepted_at is None and row.revoked_at is None:
         row.revoked_at = utc_now()
@@ -112,6 +113,24 @@ def invitations_of(tenant_id: UUID) -> QuerySet[Invitation]:
     return Invitation.objects.filter(tenant_id=tenant_id)
 
 
+def find_invitation(tenant_id: UUID, invitation_id: UUID) -> Invitation:
+    """The tenant's own row, or `NotFound`."""
+    row = invitations_of(tenant_id).select_related("invited_by").filter(id=invitation_id).first()
+    if row is None:
+        raise NotFound(f"There is no invitation {invitation_id}.")
+    return row
+
+
+def in_state(rows: QuerySet[Invitation], state: str, now: datetime) -> QuerySet[Invitation]:
+    """Those that `state_of` says this of."""
+    if state == "accepted":
+        return rows.exclude(accepted_at=None)
+    if state == "revoked":
+        return rows.exclude(revoked_at=None)
+    waiting = rows.filter(accepted_at=None, revoked_at=None)
+    return waiting.filter(expires_at__gt=now) if state == "open" else waiting.filter(expires_at__lte=now)
+
+
 def state_of(row: Invitation, now: datetime) -> str:
     """`open`, `accepted`, `revoked` or `expired`."""
     if row.accepted_at is not None:
@@ -122,7 +141,7 @@ def state_of(row: Invitation, now: datetime) -> str:
 
 
 def _take(token: str) -> Invitation:
-    hold_tenant(find_open(token).tenant_id)
+    tenant_changed(find_open(token).tenant_id)  # keys that somebody made who comes back work again
     return find_open(token)  # again: whoever held the tenant before us has committed now
 
 
@@ -134,10 +153,11 @@ def _join(row: Invitation, user: User) -> Membership:
 
 
 def _inviter_stands(row: Invitation) -> bool:
-    if row.invited_by is None:
+    by = row.invited_by if row.invited_with_id is None else find_grant(row.invited_with_id)
+    if by is None:
         return False
     try:
-        check_manages(tenant_id=row.tenant_id, by=row.invited_by, role=row.role)
+        check_manages(tenant_id=row.tenant_id, by=by, role=row.role)
     except QuiverError:
         return False
     return True

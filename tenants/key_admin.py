@@ -121,14 +121,14 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
     power = Power.KEYS
     is_platforms_too = True
     form = KeyForm
-    list_display = ("name", "shown_prefix", "shown_scopes", "standing", "ends", "created")
+    list_display = ("name", "shown_prefix", "shown_scopes", "standing", "ends", "used", "created")
     list_filter = (Standing,)
     search_fields = ("name", "prefix")
     search_help_text = "Name, or the beginning of the key"
     list_select_related = ("created_by",)
     actions_detail = ("rotate", "revoke")
     fieldsets = (
-        (None, {"fields": ("name", "shown_prefix", "standing", "maker", "created_at")}),
+        (None, {"fields": ("name", "shown_prefix", "standing", "maker", "created_at", "used")}),
         ("Rights", {"fields": ("shown_scopes", "shown_models", "shown_networks", "agent_id", "expires_at")}),
     )
     add_fieldsets = (
@@ -177,6 +177,10 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
             return "a program" if row.created_with_id else "the platform"
         return "the platform's operator" if row.created_by.is_superuser else row.created_by.email
 
+    @admin.display(description="last used", ordering="last_used_at")
+    def used(self, row: ApiKey) -> str:
+        return when(row.last_used_at) if row.last_used_at else "never"
+
     @admin.display(description="created", ordering="created_at")
     def created(self, row: ApiKey) -> str:
         return when(row.created_at)
@@ -191,9 +195,11 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
             agent_id=given["agent_id"],
             expires_at=given["expires_at"],
         )
-        assert isinstance(request.user, User)
         row, text = minting.mint_key(
-            tenant_id=None if tenant is None else tenant.id, name=given["name"], rights=rights, created_by=request.user
+            tenant_id=None if tenant is None else tenant.id,
+            name=given["name"],
+            rights=rights,
+            created_by=_person(request),
         )
         request._quiver_key = text  # type: ignore[attr-defined]  # for `response_add`, and for nothing after it
         return row
@@ -211,7 +217,7 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
 
         def act(given: dict[str, Any]) -> HttpResponse:
             overlap = timedelta(seconds=given["overlap_seconds"])
-            new, text = minting.rotate_key(key_id=row.id, tenant_id=row.tenant_id, overlap=overlap, creator=None)
+            new, text = minting.rotate_key(key_id=row.id, tenant_id=row.tenant_id, overlap=overlap, by=_person(request))
             return self._shown(request, new, text)
 
         dialog = Dialog(
@@ -241,3 +247,8 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
     def _shown(self, request: HttpRequest, row: ApiKey, text: str) -> HttpResponse:
         said = "Put it where your program reads its secrets."
         return self.show_once(request, row, title=f"The key {row.name}", text=said, secret=text)
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)
+    return request.user

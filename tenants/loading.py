@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from ipaddress import ip_network
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -13,26 +14,88 @@ from tenants import preferences
 from tenants import settings as tenant_settings
 from tenants.models import Agent, ApiKey, Tenant, TenantModel
 from tenants.preferences import Preferences
+from tenants.rights import Rights, shared
+from tenants.roles import SCOPES, lesser
 from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
+
+# A key, the key that made it, and so on, each with the person who made it; up to where the tenant is another's. What an
+# operator's key minted for a tenant is the tenant's own.
+_LINE = """
+WITH RECURSIVE line AS (
+    SELECT k.*, 0 AS generation FROM tenants_apikey k WHERE k.{} = %s
+    UNION ALL
+    SELECT k.*, line.generation + 1 FROM tenants_apikey k
+    JOIN line ON k.id = line.created_with_id AND k.tenant_id IS NOT DISTINCT FROM line.tenant_id
+    WHERE line.generation <= %s
+)
+SELECT line.*, t.version, u.is_active AS by_active, u.is_superuser AS by_operator, m.role AS by_role
+FROM line
+LEFT JOIN tenants_tenant t ON t.id = line.tenant_id
+LEFT JOIN tenants_user u ON u.id = line.created_by_id
+LEFT JOIN tenants_membership m ON m.user_id = line.created_by_id AND m.tenant_id = line.tenant_id
+ORDER BY line.generation
+"""
+MOST_GENERATIONS = 20  # of keys that minted each other
 
 
 def find_key(digest: bytes) -> KeyGrant | None:
-    """The grant of a key that was not revoked; expiry is for the caller to check, it has the clock."""
-    row = ApiKey.objects.filter(digest=digest, revoked_at=None).select_related("tenant").first()
-    return None if row is None else grant_of(row)
+    """What a key may do now, no more than who made it; None: it is unknown, was revoked, or has nothing left. Expiry is
+    for the caller to check, it has the clock."""
+    return _grant(list(ApiKey.objects.raw(_LINE.format("digest"), [digest, MOST_GENERATIONS])))
 
 
-def grant_of(row: ApiKey) -> KeyGrant:
-    """What the key of this row may do."""
+def find_grant(key_id: UUID) -> KeyGrant | None:
+    """The same by the key's id."""
+    return _grant(list(ApiKey.objects.raw(_LINE.format("id"), [key_id, MOST_GENERATIONS])))
+
+
+def _grant(line: list[Any]) -> KeyGrant | None:
+    if not line or len(line) > MOST_GENERATIONS or any(row.revoked_at is not None for row in line):
+        return None
+    rights: Rights | None = rights_of_row(line[0])
+    role = "owner"
+    for row in line:
+        if rights is not None:
+            rights = shared(rights, rights_of_row(row))
+        bound = _role_behind(row)
+        if rights is None or bound is None:
+            return None
+        if row.tenant_id is not None:
+            rights, role = shared(rights, Rights(SCOPES[bound])), lesser(role, bound)
+    if rights is None:
+        return None
     return KeyGrant(
-        key_id=row.id,
-        tenant_id=row.tenant_id,
-        tenant_version=row.tenant.version if row.tenant else 0,
-        scopes=frozenset(row.scopes),
-        models=frozenset(row.models_allowed),
-        networks=tuple(ip_network(n) for n in row.networks),
-        agent_id=row.agent_id,
-        expires_at=row.expires_at,
+        key_id=line[0].id,
+        tenant_id=line[0].tenant_id,
+        tenant_version=line[0].version or 0,
+        scopes=rights.scopes,
+        models=rights.models,
+        networks=rights.networks,
+        agent_id=rights.agent_id,
+        expires_at=rights.expires_at,
+        role=role,
+        person_id=next((row.created_by_id for row in line if row.created_by_id is not None), None),
+    )
+
+
+def _role_behind(row: Any) -> str | None:
+    """The role of who made a key, as it is now. What operators made for a tenant belongs to it and stays; what they
+    made for the platform ends with them."""
+    if row.created_by_id is None or (row.by_operator and row.tenant_id is not None):
+        return "owner"
+    if row.tenant_id is None:
+        return "owner" if row.by_operator and row.by_active else None
+    return str(row.by_role) if row.by_active and row.by_role else None
+
+
+def rights_of_row(row: ApiKey) -> Rights:
+    """What a key was given."""
+    return Rights(
+        frozenset(row.scopes),
+        frozenset(row.models_allowed),
+        tuple(ip_network(each) for each in row.networks),
+        row.agent_id,
+        row.expires_at,
     )
 
 

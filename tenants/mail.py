@@ -24,7 +24,8 @@ def is_set_up() -> bool:
 
 def send_invitation(row: Invitation, token: str) -> None:
     """The link to whoever was invited."""
-    sender = row.invited_by and (row.invited_by.name or row.invited_by.email)
+    by = row.invited_by
+    sender = (by.name or by.email) if by else row.tenant.name
     send([row.email], "people/mail_invitation.txt", invitation=row, sender=sender, link=invitation_link(token))
 
 

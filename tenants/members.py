@@ -1,8 +1,9 @@
 """The only writer of memberships: who belongs to a tenant, and as what.
 
 Decides that nobody is locked out: a tenant that has an owner keeps one who can sign in. Every function is one
-transaction that holds the tenant's row, so that two owners who step down at once do it one after the other, and the
-second is refused. Which role may manage which is `tenants.roles`; how somebody new comes in is `tenants.invitations`.
+transaction that raises the tenant's version, for keys reach no further than who made them; that holds its row, so that
+two owners who step down at once do it one after the other, and the second is refused. A key acts as who made it. Which
+role may manage which is `tenants.roles`; how somebody new comes in is `tenants.invitations`.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ from uuid import UUID
 
 from django.db import transaction
 
-from core.errors import Conflict, KeyNotPermitted, NotFound, TenantSuspended
-from tenants.models import Membership, Role, User
+from core.errors import Conflict, InvalidApiKey, KeyNotPermitted, NotFound, TenantSuspended
+from tenants.loading import find_grant
+from tenants.models import ApiKey, Membership, Role, Tenant, User
 from tenants.roles import may_manage
-from tenants.services import hold_tenant
+from tenants.scopes import Scope, allows
+from tenants.services import tenant_changed
+from tenants.snapshots import KeyGrant
+
+Actor = User | KeyGrant
 
 
 @transaction.atomic
 def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
     """Gives a person a role in a tenant on the platform's behalf; one that they have already is replaced."""
-    hold_tenant(tenant_id)
+    tenant_changed(tenant_id)
     row, _ = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
     return _give(row, role)
 
 
 @transaction.atomic
-def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: User) -> Membership:
+def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: Actor) -> Membership:
     """Gives a member another role; never one above that of who gives it, nor to somebody above them."""
-    hold_tenant(tenant_id)
+    tenant_changed(tenant_id)
     row = find_member(tenant_id, user_id)
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
     check_manages(tenant_id=tenant_id, by=by, role=role)
@@ -36,11 +42,11 @@ def change_role(*, tenant_id: UUID, user_id: int, role: Role, by: User) -> Membe
 
 
 @transaction.atomic
-def remove_member(*, tenant_id: UUID, user_id: int, by: User) -> None:
+def remove_member(*, tenant_id: UUID, user_id: int, by: Actor) -> None:
     """Takes somebody out of a tenant; everybody may leave by themselves."""
-    hold_tenant(tenant_id)
+    tenant_changed(tenant_id)
     row = find_member(tenant_id, user_id)
-    if by.pk != user_id:
+    if not isinstance(by, User) or by.pk != user_id:
         check_manages(tenant_id=tenant_id, by=by, role=row.role)
     row.delete()
     if row.role == Role.OWNER:
@@ -49,20 +55,21 @@ def remove_member(*, tenant_id: UUID, user_id: int, by: User) -> None:
 
 @transaction.atomic
 def set_active(*, user_id: int, is_active: bool, by: User) -> User:
-    """Lets a person sign in, or no longer; for operators. Their sessions end with the next click."""
+    """Lets a person sign in, or no longer; for operators. Their sessions end with the next click, and keys that they
+    made for a tenant of theirs do nothing meanwhile."""
     if not (by.is_active and by.is_superuser):
         raise KeyNotPermitted("Only an operator of the platform lets people in or out.")
-    owned = Membership.objects.filter(user_id=user_id, role=Role.OWNER).order_by("tenant_id")
-    tenants = list(owned.values_list("tenant_id", flat=True))  # in order: two at once must not deadlock
-    for tenant_id in tenants:
-        hold_tenant(tenant_id)
+    owned = set(Membership.objects.filter(user_id=user_id, role=Role.OWNER).values_list("tenant_id", flat=True))
+    keys = ApiKey.objects.filter(created_by_id=user_id, tenant__isnull=False)
+    for tenant_id in sorted(owned | set(keys.values_list("tenant_id", flat=True))):  # two at once must not deadlock
+        tenant_changed(tenant_id)
     user = User.objects.select_for_update().filter(id=user_id).first()
     if user is None:
         raise NotFound("There is no such person.")
     user.is_active = is_active
     user.save(update_fields=["is_active"])
     if not is_active:
-        for tenant_id in tenants:
+        for tenant_id in sorted(owned):
             _check_owned(tenant_id)
     return user
 
@@ -75,19 +82,38 @@ def find_member(tenant_id: UUID, user_id: int) -> Membership:
     return row
 
 
-def check_manages(*, tenant_id: UUID, by: User, role: str) -> None:
+def check_manages(*, tenant_id: UUID, by: Actor, role: str) -> None:
     """Refuses who may not give or take this role now; what they were a moment ago does not count."""
-    if not by.is_active:
+    own = role_of(tenant_id, by)
+    if not may_manage(own, role):
+        raise KeyNotPermitted(f"As {own} you cannot give or take the role {role}.", param="role")
+
+
+def role_of(tenant_id: UUID, by: Actor) -> str:
+    """As what somebody acts in a tenant now: an operator as an owner, a key as who made it. Raises for who does not
+    belong there, and where nobody may change anything."""
+    if isinstance(by, KeyGrant):
+        own = _role_of_key(tenant_id, by.key_id)
+    elif not by.is_active:
         raise KeyNotPermitted("This account was deactivated.")
-    if by.is_superuser:
-        return
-    own = Membership.objects.select_related("tenant").filter(tenant_id=tenant_id, user=by).first()
+    elif by.is_superuser:
+        return Role.OWNER.value
+    else:
+        own = Membership.objects.filter(tenant_id=tenant_id, user=by).values_list("role", flat=True).first()
     if own is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
-    if own.tenant.is_suspended:
+    if Tenant.objects.filter(id=tenant_id, is_suspended=True).exists():
         raise TenantSuspended("This tenant is suspended; ask the operator of the platform.")
-    if not may_manage(own.role, role):
-        raise KeyNotPermitted(f"As {own.role} you cannot give or take the role {role}.", param="role")
+    return own
+
+
+def _role_of_key(tenant_id: UUID, key_id: UUID) -> str | None:
+    now = find_grant(key_id)
+    if now is None:
+        raise InvalidApiKey("This API key was revoked a moment ago.")
+    if not allows(now.scopes, Scope.ADMIN):
+        raise KeyNotPermitted(f"This key lacks the scope {Scope.ADMIN.value}.")
+    return now.role if now.tenant_id == tenant_id else None
 
 
 def _give(row: Membership, role: Role) -> Membership:

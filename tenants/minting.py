@@ -1,31 +1,46 @@
-"""The only writer of API keys: minting, rotating, revoking.
+"""The only writer of API keys: minting, changing, rotating, revoking.
 
 Decides whose keys end with whose: revoking a key ends those that it minted for its own tenant as well (a stolen key
 leaves nothing behind); rotating hands them over to its successor. What an operator's key minted for a tenant belongs
-to the tenant and stays. Every function is one transaction and tells the data plane after its commit.
+to the tenant and stays. Whoever mints, changes or rotates a key, a key or a person, gives away no more than they have
+at that moment (`tenants.rights`); what they lose later their keys lose as well (`tenants.loading`). Every function is
+one transaction and tells the data plane after its commit.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypedDict, Unpack
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from catalog.models import EmbeddingModel
 from catalog.publishing import catalog_changed, hold_catalog
 from core.clock import utc_now
 from core.errors import Conflict, InvalidApiKey, InvalidRequest, KeyNotPermitted
 from tenants.keys import mint
-from tenants.loading import grant_of
+from tenants.loading import find_grant, rights_of_row
+from tenants.members import role_of
 from tenants.models import ApiKey, User
-from tenants.rights import Rights, bounded, rights_of
+from tenants.rights import Networks, Rights, bounded, rights_of
+from tenants.roles import SCOPES, Power, may
 from tenants.scopes import TENANT_SCOPES, Scope
 from tenants.selectors import find_key_row, keys_of
 from tenants.services import hold_tenant, tenant_changed
 from tenants.snapshots import KeyGrant
 
 MAX_OVERLAP = timedelta(days=30)
+
+
+class KeyChanges(TypedDict, total=False):
+    """What may be changed of a key; its scopes and its agent never are."""
+
+    name: str
+    expires_at: datetime | None
+    models: Sequence[str]
+    networks: Networks
 
 
 @transaction.atomic
@@ -37,46 +52,74 @@ def mint_key(
     creator: KeyGrant | None = None,
     created_by: User | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be read again. Without a creator (a person, the seed) nothing bounds it."""
+    """A new key and its text, which cannot be read again. Without a creator (the seed) nothing bounds it."""
     if not rights.scopes:
         raise InvalidRequest("A key needs at least one scope.", param="scopes")
     if tenant_id is not None and Scope.OPERATOR in rights.scopes:
         offered = ", ".join(sorted(TENANT_SCOPES))
         raise InvalidRequest(f"A tenant's key cannot be an operator's; there are {offered}.", param="scopes")
-    if rights.expires_at is not None and rights.expires_at <= utc_now():
-        raise InvalidRequest("`expires_at` has passed already.", param="expires_at")
+    _check_expiry(rights.expires_at)
     _check_models(rights.models)
     _changed(tenant_id)
-    if creator is not None:
-        if not ApiKey.objects.filter(id=creator.key_id, revoked_at=None).exists():
-            raise InvalidApiKey("This API key was revoked a moment ago.")
-        rights = bounded(rights, rights_of(creator))
-    return _insert(tenant_id, name, rights, created_by=created_by, created_with=creator.key_id if creator else None)
+    rights = _within(rights, tenant_id, creator or created_by)
+    row, text = _insert(
+        tenant_id, name, rights, created_by=created_by, created_with=creator.key_id if creator else None
+    )
+    if creator is not None and find_grant(row.id) is None:
+        raise Conflict("Too many keys have minted each other; mint this one with a key nearer to the first.")
+    return row, text
 
 
 @transaction.atomic
-def rotate_key(
-    *, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, creator: KeyGrant | None
-) -> tuple[ApiKey, str]:
-    """A successor with the same rights. The old key lives on for the overlap; with none it ends at once. Without a
-    creator (a person) nothing bounds it."""
+def change_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User, **changes: Unpack[KeyChanges]) -> ApiKey:
+    """Changes what is given. Who changes a key must have all of its rights, before and after."""
+    row = _held(key_id, tenant_id)
+    _check_lives(row)
+    if "name" in changes:
+        row.name = changes["name"]
+    was = rights_of_row(row)
+    asked = Rights(
+        was.scopes,
+        frozenset(changes.get("models", was.models)),
+        tuple(changes.get("networks", was.networks)),
+        was.agent_id,
+        changes.get("expires_at", was.expires_at),
+    )
+    _check_reach(row, was, by)
+    if asked != was:
+        if asked.expires_at != was.expires_at:
+            _check_expiry(asked.expires_at)
+        _check_models(asked.models - was.models)
+        asked = _within(asked, row.tenant_id, by)
+        maker = find_grant(row.created_with_id) if row.created_with_id else None
+        if maker is not None and maker.tenant_id == row.tenant_id:
+            asked = bounded(asked, rights_of(maker))
+        _write_rights(row, asked)
+    row.full_clean(validate_unique=False, validate_constraints=False)
+    row.save()
+    return row
+
+
+@transaction.atomic
+def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: KeyGrant | User) -> tuple[ApiKey, str]:
+    """A successor with the same rights. The old key lives on for the overlap; with none it ends at once. A person who
+    rotates a key has made the successor: so it outlives the membership of whoever made the old one."""
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         raise InvalidRequest(
             f"`overlap_seconds` is from 0 to {MAX_OVERLAP // timedelta(seconds=1)}.", param="overlap_seconds"
         )
     old = _held(key_id, tenant_id)
-    now = utc_now()
-    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
-        raise Conflict("This key has ended already; mint a new one.")
-    rights = rights_of(grant_of(old))
-    if creator is not None and bounded(rights, rights_of(creator)) != rights:
-        raise KeyNotPermitted("This key has rights that yours lacks, so yours cannot rotate it.")
-    new, text = _insert(old.tenant_id, old.name, rights, created_by=old.created_by, created_with=old.created_with_id)
+    _check_lives(old)
+    rights = rights_of_row(old)
+    _check_reach(old, rights, by)
+    person, key_id = (by, None) if isinstance(by, User) else (old.created_by, old.created_with_id)
+    new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=key_id)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
+    now = utc_now()
     ends = now + overlap
     old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
     old.revoked_at = now if overlap == timedelta(0) else None
-    old.save(update_fields=["expires_at", "revoked_at"])
+    old.save(update_fields=["expires_at", "revoked_at", "updated_at"])
     return new, text
 
 
@@ -97,9 +140,22 @@ def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
     ending = [row.id]
     now = utc_now()
     while ending:
-        ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now)
+        ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now, updated_at=now)
         found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
         ending = list(found.values_list("id", flat=True))
+
+
+def record_use(seen: Mapping[UUID, datetime]) -> None:
+    """Writes when keys were last used: one statement for many requests. Nothing changes by it, so no version rises."""
+    if not seen:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE tenants_apikey k SET last_used_at = seen.at "
+            "FROM unnest(%s::uuid[], %s::timestamptz[]) AS seen(id, at) "
+            "WHERE k.id = seen.id AND (k.last_used_at IS NULL OR k.last_used_at < seen.at)",
+            [list(seen), list(seen.values())],
+        )
 
 
 def hold_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
@@ -109,6 +165,46 @@ def hold_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
         hold_catalog()
     else:
         hold_tenant(owner)
+
+
+def _within(asked: Rights, tenant_id: UUID | None, by: KeyGrant | User | None) -> Rights:
+    """`asked`, if `by` has all of it now; with their restrictions where it names none."""
+    if by is None:
+        return asked
+    if isinstance(by, KeyGrant):
+        now = find_grant(by.key_id)
+        if now is None:
+            raise InvalidApiKey("This API key was revoked a moment ago.")
+        return bounded(asked, rights_of(now))
+    if tenant_id is None:
+        if not (by.is_active and by.is_superuser):
+            raise KeyNotPermitted("Only an operator of the platform makes keys of the platform.")
+        return asked
+    role = role_of(tenant_id, by)
+    if not may(role, Power.KEYS):
+        raise KeyNotPermitted(f"As {role} you cannot make or change keys.")
+    return bounded(asked, Rights(SCOPES[role]))
+
+
+def _check_reach(row: ApiKey, rights: Rights, by: KeyGrant | User) -> None:
+    try:
+        is_reached = _within(rights, row.tenant_id, by) == rights
+    except KeyNotPermitted:
+        if isinstance(by, User):
+            raise
+        is_reached = False
+    if not is_reached:
+        raise KeyNotPermitted("This key has rights that yours lacks, so yours can neither change nor rotate it.")
+
+
+def _check_lives(row: ApiKey) -> None:
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= utc_now()):
+        raise Conflict("This key has ended already; mint a new one.")
+
+
+def _check_expiry(expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= utc_now():
+        raise InvalidRequest("`expires_at` has passed already.", param="expires_at")
 
 
 def _insert(
@@ -121,16 +217,20 @@ def _insert(
         prefix=minted.prefix,
         digest=minted.digest,
         scopes=sorted(rights.scopes),
-        models_allowed=sorted(rights.models),
-        networks=[str(network) for network in rights.networks],
         agent_id=rights.agent_id,
-        expires_at=rights.expires_at,
         created_by=created_by,
         created_with_id=created_with,
     )
+    _write_rights(row, rights)
     row.full_clean(validate_unique=False, validate_constraints=False)
     row.save(force_insert=True)
     return row, minted.text
+
+
+def _write_rights(row: ApiKey, rights: Rights) -> None:
+    row.models_allowed = sorted(rights.models)
+    row.networks = [str(network) for network in rights.networks]
+    row.expires_at = rights.expires_at
 
 
 def _held(key_id: UUID, tenant_id: UUID | None) -> ApiKey:

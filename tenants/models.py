@@ -106,6 +106,7 @@ class Invitation(models.Model):
     role = models.CharField(max_length=20, choices=Role.choices)
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
     invited_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    invited_with = models.ForeignKey("ApiKey", null=True, on_delete=models.CASCADE, related_name="+", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(editable=False)
     accepted_at = models.DateTimeField(null=True, editable=False)
@@ -146,17 +147,23 @@ class ApiKey(models.Model):
     )
     networks = models.JSONField(default=list, blank=True, help_text="Address ranges (CIDR); empty: anywhere.")
     agent_id = models.CharField(max_length=200, blank=True)
-    created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    # Neither may be forgotten: a key without a maker is the platform's, and nothing bounds it.
+    created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.RESTRICT, related_name="+")
     created_with = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="minted", editable=False
+        "self", null=True, blank=True, on_delete=models.RESTRICT, related_name="minted", editable=False
     )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ("-created_at", "-id")
-        indexes = [models.Index(fields=["tenant", "-created_at", "-id"])]
+        indexes = [
+            models.Index(fields=["tenant", "-created_at", "-id"]),
+            models.Index(fields=["tenant", "name", "id"], name="key_by_name"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=Q(tenant__isnull=True) | ~Q(scopes__contains=["operator"]), name="key_operator_has_no_tenant"

@@ -120,7 +120,8 @@ class UserAdmin(HouseAdmin[User]):
         row = self.get_object(request, object_id)
         dialog = Dialog(
             f"Deactivate {row.email}",
-            "They can no longer sign in, and are out with the next click. Keys that they made go on working.",
+            "They can no longer sign in, and are out with the next click. Keys that they made as a member of a tenant "
+            "do nothing meanwhile; rotated by somebody else before, they live on.",
             "Deactivate",
             is_dangerous=True,
         )
@@ -249,7 +250,7 @@ class InvitationAdmin(TenantScoped[Invitation]):
     @admin.display(description="invited by")
     def inviter(self, row: Invitation) -> str:
         if row.invited_by is None:
-            return "–"
+            return "a program" if row.invited_with_id else "–"
         return "the platform's operator" if row.invited_by.is_superuser else row.invited_by.email
 
     @admin.display(description="invited", ordering="created_at")

@@ -1,7 +1,8 @@
-"""What a key may give away: a key's rights never exceed its creator's. Pure.
+"""What a key may give away, and what of its own it may use: a key's rights never exceed its creator's. Pure.
 
-Decides that what is not said is inherited, and what is said must lie within. An expiry counts as a right: a key that
-ends could otherwise mint itself a successor that does not.
+Decides that what is not said is inherited, and what is said must lie within (`bounded`, at minting); and that what the
+creator has lost since is lost to the key as well (`shared`, at use). An expiry counts as a right: a key that ends could
+otherwise mint itself a successor that does not.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 
 from core.errors import KeyNotPermitted
-from tenants.scopes import beyond
+from tenants.scopes import beyond, common
 from tenants.snapshots import KeyGrant
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Rights:
 
     scopes: frozenset[str]
     models: frozenset[str] = frozenset()
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: Networks = ()
     agent_id: str = ""
     expires_at: datetime | None = None
 
@@ -62,7 +65,34 @@ def bounded(asked: Rights, creator: Rights) -> Rights:
     )
 
 
-def _is_inside(network: IPv4Network | IPv6Network, outer: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+def shared(own: Rights, creator: Rights) -> Rights | None:
+    """What of `own` the creator has as well; None: nothing that could be used."""
+    models = own.models & creator.models if own.models and creator.models else own.models or creator.models
+    networks = _both(own.networks, creator.networks)
+    found = Rights(
+        common(own.scopes, creator.scopes),
+        models,
+        networks,
+        own.agent_id or creator.agent_id,
+        min((each for each in (own.expires_at, creator.expires_at) if each is not None), default=None),
+    )
+    is_lost = (
+        not found.scopes
+        or (own.models and not models)
+        or (own.networks and not networks)
+        or creator.agent_id not in ("", found.agent_id)
+    )
+    return None if is_lost else found
+
+
+def _both(one: Networks, other: Networks) -> Networks:
+    if not one or not other:
+        return one or other
+    inner = [each for each in one if _is_inside(each, other)]
+    return tuple(dict.fromkeys([*inner, *(each for each in other if _is_inside(each, one))]))
+
+
+def _is_inside(network: IPv4Network | IPv6Network, outer: Networks) -> bool:
     return any(
         (isinstance(network, IPv4Network) and isinstance(each, IPv4Network) and network.subnet_of(each))
         or (isinstance(network, IPv6Network) and isinstance(each, IPv6Network) and network.subnet_of(each))

@@ -1,6 +1,7 @@
 """What a person's role in a tenant lets them do. Pure.
 
-Owns the words for it. Which tenant a person acts for now is `tenants.current`; what keys may do is `tenants.scopes`.
+Owns the words for it, and how far the keys reach that a member has made. Which tenant a person acts for now is
+`tenants.current`; what a key may do is `tenants.scopes`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+
+from tenants.scopes import TENANT_SCOPES, Scope
 
 
 class Power(StrEnum):
@@ -30,6 +33,24 @@ POWERS: Mapping[str, frozenset[Power]] = MappingProxyType(
         "viewer": frozenset(),
     }
 )
+
+
+_READING = frozenset({Scope.MODELS_READ, Scope.USAGE_READ, Scope.COLLECTIONS_READ})
+# The most that a key may do whose maker has this role now; who has none any more has made keys that do nothing.
+SCOPES: Mapping[str, frozenset[Scope]] = MappingProxyType(
+    {
+        "owner": TENANT_SCOPES,
+        "admin": TENANT_SCOPES,
+        "billing": _READING | {Scope.BILLING_WRITE},
+        "viewer": _READING,
+    }
+)
+_ORDER = ("owner", "admin", "billing", "viewer")
+
+
+def lesser(one: str, other: str) -> str:
+    """The role of the two that may do less."""
+    return max(one, other, key=_ORDER.index)
 
 
 def may(role: str, power: Power) -> bool:

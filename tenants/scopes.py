@@ -28,6 +28,13 @@ def allows(held: Collection[str], wanted: Scope) -> bool:
     return wanted in held or Scope.OPERATOR in held or (Scope.ADMIN in held and wanted in TENANT_SCOPES)
 
 
+def common(held: Collection[str], others: Collection[str]) -> frozenset[str]:
+    """What both allow."""
+    if not beyond(others, held):
+        return frozenset(held)
+    return frozenset(scope.value for scope in Scope if allows(held, scope) and allows(others, scope))
+
+
 def beyond(held: Collection[str], asked: Collection[str]) -> list[str]:
     """Those of `asked` that a creator with `held` cannot give away."""
     return sorted(s for s in asked if not allows(held, Scope(s)))

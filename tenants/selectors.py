@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from core.errors import NotFound
-from tenants.models import Agent, ApiKey, Role, Tenant, TenantModel, User
+from tenants.models import Agent, ApiKey, Membership, Role, Tenant, TenantModel, User
 
 
 def find_tenant(tenant_id: UUID) -> Tenant:
@@ -46,6 +46,11 @@ def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
 def agents_of(tenant_id: UUID) -> QuerySet[Agent]:
     """A tenant's agents."""
     return Agent.objects.filter(tenant_id=tenant_id)
+
+
+def members_of(tenant_id: UUID) -> QuerySet[Membership]:
+    """A tenant's people and their roles."""
+    return Membership.objects.filter(tenant_id=tenant_id).select_related("user")
 
 
 def addresses_to_tell(tenant_id: UUID | None) -> list[str]:

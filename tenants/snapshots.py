@@ -27,6 +27,8 @@ class KeyGrant:
     networks: tuple[IPv4Network | IPv6Network, ...]  # empty: anywhere
     agent_id: str
     expires_at: datetime | None
+    role: str = "owner"  # the least of those who made it: how far it reaches among people
+    person_id: int | None = None  # who made it, or the key that made it; None: the platform
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from core.changes import Change
 from core.clock import utc_now
-from tenants.loading import grant_of
+from tenants.loading import find_grant
 from tenants.minting import mint_key, revoke_key
 from tenants.models import ApiKey
 from tenants.rights import Rights
@@ -255,7 +255,7 @@ def test_a_query_that_cannot_be_meant_is_refused(query: str, acme: Party) -> Non
 @pytest.mark.django_db(transaction=True)
 def test_a_key_that_is_being_revoked_leaves_no_child_behind(at_once: Callable[..., list[Any]]) -> None:
     acme = make_party("acme")
-    grant = grant_of(ApiKey.objects.select_related("tenant").get(id=acme.key_id))
+    grant = find_grant(acme.key_id)
 
     def give_birth() -> Any:
         return mint_key(tenant_id=acme.id, name="child", rights=Rights(frozenset({"embeddings"})), creator=grant)
