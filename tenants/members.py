@@ -11,18 +11,19 @@ from uuid import UUID
 
 from django.db import transaction
 
+from audit.services import record
 from core.errors import Conflict, KeyNotPermitted, NotFound, TenantSuspended
 from tenants.models import Membership, Role, User
 from tenants.roles import may_manage
-from tenants.services import hold_tenant
+from tenants.services import hold_tenant, only_tenant_of
 
 
 @transaction.atomic
 def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
     """Gives a person a role in a tenant on the platform's behalf; one that they have already is replaced."""
     hold_tenant(tenant_id)
-    row, _ = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
-    return _give(row, role)
+    row, is_new = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
+    return _give(row, role, is_new=is_new)
 
 
 @transaction.atomic
@@ -42,6 +43,7 @@ def remove_member(*, tenant_id: UUID, user_id: int, by: User) -> None:
     row = find_member(tenant_id, user_id)
     if by.pk != user_id:
         check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    _record("removed", row, was=row.role)
     row.delete()
     if row.role == Role.OWNER:
         _check_owned(tenant_id)
@@ -64,6 +66,8 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
     if not is_active:
         for tenant_id in tenants:
             _check_owned(tenant_id)
+    after = {"is_active": is_active}
+    record("person.changed", tenant_id=only_tenant_of(user), subject="person", subject_id=user_id, after=after)
     return user
 
 
@@ -90,12 +94,25 @@ def check_manages(*, tenant_id: UUID, by: User, role: str) -> None:
         raise KeyNotPermitted(f"As {own.role} you cannot give or take the role {role}.", param="role")
 
 
-def _give(row: Membership, role: Role) -> Membership:
+def _give(row: Membership, role: Role, *, is_new: bool = False) -> Membership:
     before, row.role = row.role, Role(role)
     row.save(update_fields=["role"])
+    _record("added" if is_new else "changed", row, was="" if is_new else before, now=row.role)
     if before == Role.OWNER != row.role:
         _check_owned(row.tenant_id)
     return row
+
+
+def _record(what: str, row: Membership, *, was: str = "", now: str = "") -> None:
+    who = {"email": row.user.email}
+    record(
+        f"member.{what}",
+        tenant_id=row.tenant_id,
+        subject="person",
+        subject_id=row.user_id,
+        before={"role": was} | ({} if now else who) if was else None,
+        after={"role": now} | ({} if was else who) if now else None,
+    )
 
 
 def _check_owned(tenant_id: UUID) -> None:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from django.db import transaction
 
+from audit.columns import columns
+from audit.services import covering, record
 from catalog.models import EmbeddingModel
 from catalog.publishing import catalog_changed, hold_catalog
 from core.clock import utc_now
@@ -51,7 +53,10 @@ def mint_key(
         if not ApiKey.objects.filter(id=creator.key_id, revoked_at=None).exists():
             raise InvalidApiKey("This API key was revoked a moment ago.")
         rights = bounded(rights, rights_of(creator))
-    return _insert(tenant_id, name, rights, created_by=created_by, created_with=creator.key_id if creator else None)
+    minter = creator.key_id if creator else None
+    row, text = _insert(tenant_id, name, rights, created_by=created_by, created_with=minter)
+    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=columns(row))
+    return row, text
 
 
 @transaction.atomic
@@ -73,20 +78,25 @@ def rotate_key(
         raise KeyNotPermitted("This key has rights that yours lacks, so yours cannot rotate it.")
     new, text = _insert(old.tenant_id, old.name, rights, created_by=old.created_by, created_with=old.created_with_id)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
-    ends = now + overlap
+    before, ends = columns(old), now + overlap
     old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
     old.revoked_at = now if overlap == timedelta(0) else None
     old.save(update_fields=["expires_at", "revoked_at"])
+    after = columns(old) | {"successor": new.id}
+    record("api_key.rotated", tenant_id=old.tenant_id, subject="api_key", subject_id=old.id, before=before, after=after)
     return new, text
 
 
 @transaction.atomic
 def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[ApiKey, str]:
     """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new."""
-    new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
+    with covering():
+        new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
     lost = keys_of(tenant_id).filter(name=name, created_with=None, revoked_at=None).exclude(id=new.id)
     ApiKey.objects.filter(created_with__in=lost).update(created_with=new)
+    after = columns(new) | {"revoked": list(lost.values_list("id", flat=True))}
     lost.update(revoked_at=utc_now())
+    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=new.id, after=after)
     return new, text
 
 
@@ -94,12 +104,14 @@ def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[Ap
 def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
     """Ends a key and those that it minted for its own tenant, and theirs. One that has ended stays as it is."""
     row = _held(key_id, tenant_id)
-    ending = [row.id]
+    ending, ended = [row.id], 0
     now = utc_now()
     while ending:
-        ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now)
+        ended += ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now)
         found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
         ending = list(found.values_list("id", flat=True))
+    after = {"keys_ended": ended}  # with those that it minted
+    record("api_key.revoked", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, after=after)
 
 
 def hold_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
