@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from uuid import UUID
 
 from audit import actors
-from audit.columns import Columns, difference
+from audit.facts import Facts, difference
 from audit.models import AuditEvent
 from core.ids import uuid7, uuid7_time
 
@@ -26,10 +26,10 @@ def record(
     tenant_id: UUID | None,
     subject: str,
     subject_id: object,
-    before: Columns | None = None,
-    after: Columns | None = None,
+    before: Facts | None = None,
+    after: Facts | None = None,
 ) -> None:
-    """Somebody did this to that. Of `before` and `after` (see `audit.columns.columns`) what differs is kept.
+    """Somebody did this to that. Of `before` and `after` (see `audit.facts.facts`) what differs is kept.
 
     `tenant_id` None: a matter of the platform's.
     """

@@ -18,7 +18,8 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from audit.columns import Columns, columns, difference
+from audit.facts import Facts, difference
+from audit.facts import facts as facts_of
 from audit.services import record
 from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from tenants import preferences as rules
@@ -54,7 +55,7 @@ def add_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts]) ->
     if _named(tenant_id, agent_id).exists():
         raise AlreadyExists(f"There is an agent {agent_id!r} already; PATCH that one.", param="agent_id")
     row = _insert(tenant_id, agent_id, facts, None)
-    _record("added", row, after=columns(row))
+    _record("added", row, after=facts_of(row))
     return row
 
 
@@ -71,13 +72,13 @@ def register_agent(
         row = _held(tenant_id, agent_id)  # another connection may have been faster
     if row is None:
         row = _insert(tenant_id, agent_id, facts, seen_at)
-        _record("added", row, after=columns(row))
+        _record("added", row, after=facts_of(row))
         return row, True
-    before = columns(row)
+    before = facts_of(row)
     row = _change(row, facts, seen_at)
-    was, now = difference(before, columns(row))
+    was, now = difference(before, facts_of(row))
     if {*(was or {}), *(now or {})} - {"status"}:  # a fleet that comes back after a restart is no news
-        _record("changed", row, before=before, after=columns(row))
+        _record("changed", row, before=before, after=facts_of(row))
     return row, False
 
 
@@ -88,9 +89,9 @@ def change_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts])
     row = _held(tenant_id, agent_id)
     if row is None:
         raise _missing(agent_id)
-    before = columns(row)
+    before = facts_of(row)
     row = _change(row, facts, None)
-    _record("changed", row, before=before, after=columns(row))
+    _record("changed", row, before=before, after=facts_of(row))
     return row
 
 
@@ -101,10 +102,10 @@ def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: object) -> A
     row = _held(tenant_id, agent_id)
     if row is None:
         raise _missing(agent_id)
-    before = columns(row)
+    before = facts_of(row)
     row.preferences = rules.to_json(_checked(tenant_id, preferences, within=""))
     row.save(update_fields=["preferences", "updated_at"])
-    _record("changed", row, before=before, after=columns(row))
+    _record("changed", row, before=before, after=facts_of(row))
     return row
 
 
@@ -115,7 +116,7 @@ def remove_agent(*, tenant_id: UUID, agent_id: str) -> None:
     row = _held(tenant_id, agent_id)
     if row is None:
         raise _missing(agent_id)
-    _record("removed", row, before=columns(row))
+    _record("removed", row, before=facts_of(row))
     row.delete()
 
 
@@ -146,7 +147,7 @@ def preferences_of(row: Agent) -> Preferences:
     return rules.parse(row.preferences)
 
 
-def _record(what: str, row: Agent, **sides: Columns) -> None:
+def _record(what: str, row: Agent, **sides: Facts) -> None:
     record(f"agent.{what}", tenant_id=row.tenant_id, subject="agent", subject_id=row.agent_id, **sides)
 
 

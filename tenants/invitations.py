@@ -18,7 +18,7 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
-from audit.columns import columns
+from audit.facts import facts as facts_of
 from audit.services import covering, record
 from core.clock import utc_now
 from core.errors import AlreadyExists, KeyNotPermitted, NotFound, QuiverError, RateLimitExceeded
@@ -56,7 +56,7 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: User) -> tuple[Invita
         invited_by=by,
         expires_at=now + LIFETIME,
     )
-    record("invitation.made", tenant_id=tenant_id, subject="invitation", subject_id=row.id, after=columns(row))
+    record("invitation.made", tenant_id=tenant_id, subject="invitation", subject_id=row.id, after=facts_of(row))
     if mail.is_set_up():
         tasks.after_commit(tasks.send_invitation, str(row.id), token)
     return row, token
@@ -70,7 +70,7 @@ def revoke(*, tenant_id: UUID, invitation_id: UUID, by: User) -> Invitation:
     if row is None:
         raise NotFound(f"There is no invitation {invitation_id}.")
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
-    before = columns(row)
+    before = facts_of(row)
     if row.accepted_at is None and row.revoked_at is None:
         row.revoked_at = utc_now()
         row.save(update_fields=["revoked_at"])
@@ -80,7 +80,7 @@ def revoke(*, tenant_id: UUID, invitation_id: UUID, by: User) -> Invitation:
         subject="invitation",
         subject_id=row.id,
         before=before,
-        after=columns(row),
+        after=facts_of(row),
     )
     return row
 
@@ -139,7 +139,7 @@ def _take(token: str) -> Invitation:
 
 
 def _join(row: Invitation, user: User) -> Membership:
-    before = columns(row)
+    before = facts_of(row)
     row.accepted_at, row.accepted_by = utc_now(), user
     row.save(update_fields=["accepted_at", "accepted_by"])
     record(
@@ -148,7 +148,7 @@ def _join(row: Invitation, user: User) -> Membership:
         subject="invitation",
         subject_id=row.id,
         before=before,
-        after=columns(row) | {"email": user.email},
+        after=facts_of(row) | {"email": user.email},
     )
     # Somebody who came in another way meanwhile keeps that role: an invitation never takes anything away.
     return Membership.objects.get_or_create(tenant_id=row.tenant_id, user=user, defaults={"role": row.role})[0]

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from audit.columns import columns
+from audit.facts import facts as facts_of
 from audit.services import covering, record
 from catalog.models import EmbeddingModel
 from catalog.publishing import catalog_changed, hold_catalog
@@ -55,7 +55,7 @@ def mint_key(
         rights = bounded(rights, rights_of(creator))
     minter = creator.key_id if creator else None
     row, text = _insert(tenant_id, name, rights, created_by=created_by, created_with=minter)
-    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=columns(row))
+    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=facts_of(row))
     return row, text
 
 
@@ -78,11 +78,11 @@ def rotate_key(
         raise KeyNotPermitted("This key has rights that yours lacks, so yours cannot rotate it.")
     new, text = _insert(old.tenant_id, old.name, rights, created_by=old.created_by, created_with=old.created_with_id)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
-    before, ends = columns(old), now + overlap
+    before, ends = facts_of(old), now + overlap
     old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
     old.revoked_at = now if overlap == timedelta(0) else None
     old.save(update_fields=["expires_at", "revoked_at"])
-    after = columns(old) | {"successor": new.id}
+    after = facts_of(old) | {"successor": new.id}
     record("api_key.rotated", tenant_id=old.tenant_id, subject="api_key", subject_id=old.id, before=before, after=after)
     return new, text
 
@@ -94,7 +94,7 @@ def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[Ap
         new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
     lost = keys_of(tenant_id).filter(name=name, created_with=None, revoked_at=None).exclude(id=new.id)
     ApiKey.objects.filter(created_with__in=lost).update(created_with=new)
-    after = columns(new) | {"revoked": list(lost.values_list("id", flat=True))}
+    after = facts_of(new) | {"revoked": list(lost.values_list("id", flat=True))}
     lost.update(revoked_at=utc_now())
     record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=new.id, after=after)
     return new, text

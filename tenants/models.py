@@ -12,7 +12,7 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.db.models.functions import Lower
 
-from audit.columns import columns
+from audit.facts import facts as facts_of
 from audit.services import record
 from catalog.models import Tier, slug_rule
 from tenants.model_states import SERVING
@@ -26,7 +26,7 @@ class UserAccounts(BaseUserManager["User"]):
         user = self.model(email=self.normalize_email(email).lower(), **fields)
         user.set_password(password)
         user.save(using=self._db)
-        record("person.added", tenant_id=None, subject="person", subject_id=user.pk, after=columns(user))
+        record("person.added", tenant_id=None, subject="person", subject_id=user.pk, after=facts_of(user))
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **fields: object) -> User:

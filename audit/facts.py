@@ -26,17 +26,17 @@ _OWN_KEY = re.compile(r"qv_(?:live|test)_[A-Za-z0-9]+_[A-Za-z0-9]+(?:_[A-Za-z0-9
 # Change by themselves, or say nothing that `created_at` and the action do not.
 _UNTOLD = frozenset({"created_at", "updated_at", "version", "last_login", "last_seen_at", "last_used_at"})
 
-Columns = Mapping[str, Any]
+Facts = Mapping[str, Any]
 
 
-def columns(row: models.Model) -> dict[str, Any]:
+def facts(row: models.Model) -> dict[str, Any]:
     """A row's columns, as they are now, without secrets."""
     fields = (each for each in row._meta.concrete_fields if not isinstance(each, models.BinaryField))
     names = [each.attname for each in fields if each.attname not in _UNTOLD and not is_secret(each.attname)]
     return {name: deepcopy(getattr(row, name)) for name in names}  # a list may be changed where it is
 
 
-def difference(before: Columns | None, after: Columns | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def difference(before: Facts | None, after: Facts | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """What differs, for both sides as it may be stored; where there is one side, all of that."""
     if before is None or after is None:
         return _told(before), _told(after)
@@ -55,7 +55,7 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET_WORDS.intersection(words)) or words[-1] in _SECRET_ENDS or "apikey" in words
 
 
-def _told(side: Columns | None) -> dict[str, Any] | None:
+def _told(side: Facts | None) -> dict[str, Any] | None:
     return None if side is None else {name: _shown(name, value) for name, value in side.items()}
 
 
