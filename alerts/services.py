@@ -20,6 +20,8 @@ from alerts import tasks
 from alerts.kinds import KINDS, Severity, reaches
 from alerts.models import Alert, AlertChannel, Delivery
 from alerts.selectors import alerts_of, channels_of, find_alert, find_channel, whose
+from audit.facts import facts as facts_of
+from audit.services import record
 from core.clock import utc_now
 from core.errors import AlreadyExists, Conflict, IllegalTransition, InvalidRequest, RateLimitExceeded
 from tenants import mail
@@ -127,6 +129,7 @@ def acknowledge(*, tenant_id: UUID | None, alert_id: UUID, by: str) -> Alert:
     row = find_alert(tenant_id, alert_id)
     if row.state == Alert.State.RESOLVED:
         raise IllegalTransition("The alert is resolved already; there is nothing left to acknowledge.")
+    record("alert.acknowledged", tenant_id=tenant_id, subject="alert", subject_id=row.id, after={"title": row.title})
     return row
 
 
@@ -137,6 +140,7 @@ def add_channel(*, tenant_id: UUID | None, **terms: Unpack[ChannelTerms]) -> Ale
         raise Conflict(f"There are {MOST_CHANNELS} channels already; remove one first.")
     row = AlertChannel(tenant_id=tenant_id)
     _apply(row, terms)
+    record("alert_channel.added", tenant_id=tenant_id, subject="alert_channel", subject_id=row.id, after=facts_of(row))
     return row
 
 
@@ -144,7 +148,16 @@ def add_channel(*, tenant_id: UUID | None, **terms: Unpack[ChannelTerms]) -> Ale
 def change_channel(*, tenant_id: UUID | None, channel_id: UUID, **terms: Unpack[ChannelTerms]) -> AlertChannel:
     """Changes what is given; with other addresses it has to be tested anew."""
     row = held_channel(tenant_id, channel_id)
+    before = facts_of(row)
     _apply(row, terms)
+    record(
+        "alert_channel.changed",
+        tenant_id=tenant_id,
+        subject="alert_channel",
+        subject_id=row.id,
+        before=before,
+        after=facts_of(row),
+    )
     return row
 
 
@@ -157,7 +170,11 @@ def held_channel(tenant_id: UUID | None, channel_id: UUID) -> AlertChannel:
 @transaction.atomic
 def remove_channel(*, tenant_id: UUID | None, channel_id: UUID) -> None:
     """Forgets a channel; what waits to be sent by it is not sent."""
-    find_channel(tenant_id, channel_id).delete()
+    row = find_channel(tenant_id, channel_id)
+    record(
+        "alert_channel.removed", tenant_id=tenant_id, subject="alert_channel", subject_id=row.id, before=facts_of(row)
+    )
+    row.delete()
 
 
 @transaction.atomic
@@ -171,6 +188,7 @@ def test_channel(*, tenant_id: UUID | None, channel_id: UUID) -> Delivery:
     if tests.count() >= TESTS_AN_HOUR:
         raise RateLimitExceeded(f"At most {TESTS_AN_HOUR} tests an hour.", retry_after=3600)
     delivery = Delivery.objects.create(tenant_id=tenant_id, channel=row, due_at=now, created_at=now)
+    record("alert_channel.tested", tenant_id=tenant_id, subject="alert_channel", subject_id=row.id)
     tasks.after_commit(delivery.id)
     return delivery
 

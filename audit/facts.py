@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from django.db import models
@@ -32,7 +33,7 @@ def facts(row: models.Model) -> dict[str, Any]:
     """A row's columns, as they are now, without secrets."""
     fields = (each for each in row._meta.concrete_fields if not isinstance(each, models.BinaryField))
     names = [each.attname for each in fields if each.attname not in _UNTOLD and not is_secret(each.attname)]
-    return {name: getattr(row, name) for name in names}
+    return {name: deepcopy(getattr(row, name)) for name in names}  # a list may be changed where it is
 
 
 def difference(before: Facts | None, after: Facts | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

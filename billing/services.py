@@ -20,6 +20,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from billing import counters
 from billing.limit_checks import check_soon
 from billing.limit_terms import MOST
@@ -58,8 +60,11 @@ def configure_model(
     *, tenant_id: UUID, model_id: UUID, limits: Amounts, **wishes: Unpack[tenants.ModelWishes]
 ) -> TenantModel:
     """Takes a model into use, with its limits."""
-    row = tenants.configure_model(tenant_id=tenant_id, model_id=model_id, **wishes)
+    with covering():
+        row = tenants.configure_model(tenant_id=tenant_id, model_id=model_id, **wishes)
     _set_model_limits(row, limits)
+    after = facts_of(row) | {name: amount for name, amount in limits.items() if amount is not None}
+    record("tenant_model.configured", tenant_id=tenant_id, subject="tenant_model", subject_id=row.id, after=after)
     check_soon(tenant_id)
     return row
 
@@ -69,8 +74,18 @@ def change_configuration(
     *, tenant_id: UUID, tenant_model_id: UUID, limits: Amounts, **wishes: Unpack[tenants.ModelWishes]
 ) -> TenantModel:
     """Changes what is given of a configured model and of its limits."""
-    row = tenants.change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, **wishes)
+    before = _told(tenants.find_configuration(tenant_id, tenant_model_id), limits)
+    with covering():
+        row = tenants.change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, **wishes)
     _set_model_limits(row, limits)
+    record(
+        "tenant_model.changed",
+        tenant_id=tenant_id,
+        subject="tenant_model",
+        subject_id=row.id,
+        before=before,
+        after=_told(row, limits),
+    )
     check_soon(tenant_id)
     return row
 
@@ -91,6 +106,7 @@ def add_limit(
     _check_scope(tenant_id, scope, scope_id)
     row = Limit(tenant_id=tenant_id, scope=scope, scope_id=scope_id, measure=measure, period=period, **terms)
     _save(row)
+    record("limit.added", tenant_id=tenant_id, subject="limit", subject_id=row.id, after=facts_of(row))
     _begin(row)
     check_soon(tenant_id)
     return row
@@ -101,9 +117,12 @@ def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitWishes
     """Changes what is given."""
     tenants.tenant_changed(tenant_id)
     row = _of_the_tenants(find_limit(tenant_id, limit_id))
+    before = facts_of(row)
     for name, value in terms.items():
         setattr(row, name, value)
     _save(row)
+    after = facts_of(row)
+    record("limit.changed", tenant_id=tenant_id, subject="limit", subject_id=row.id, before=before, after=after)
     check_soon(tenant_id)
     return row
 
@@ -113,6 +132,7 @@ def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     """Forgets a limit."""
     tenants.tenant_changed(tenant_id)
     row = _of_the_tenants(find_limit(tenant_id, limit_id))
+    record("limit.removed", tenant_id=tenant_id, subject="limit", subject_id=row.id, before=facts_of(row))
     _remove(Limit.objects.filter(id=row.id))
     check_soon(tenant_id)
 
@@ -143,6 +163,13 @@ def _of_the_tenants(row: Limit) -> Limit:
             "which holds as well."
         )
     return row
+
+
+def _told(row: TenantModel, limits: Amounts) -> dict[str, Any]:
+    """A configured model with those of its limits that are being changed, as they are now."""
+    own = Limit.objects.filter(tenant_id=row.tenant_id, scope=Limit.Scope.MODEL, scope_id=str(row.id), mode="hard")
+    amounts = {(each.measure, each.period): each.amount for each in own} if limits else {}
+    return facts_of(row) | {name: amounts.get(MODEL_LIMITS[name]) for name in limits}
 
 
 def _set_model_limits(row: TenantModel, amounts: Amounts) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from django.core.cache import cache
 from django.db import transaction
 
+from audit.services import record
 from catalog.loading import endpoints_of
 from catalog.models import Provider
 from core.clock import utc_now
@@ -55,6 +56,7 @@ def begin(provider: Provider) -> ConnectionTest:
 
     test = ConnectionTest(uuid4(), provider.pk, utc_now())
     _keep(test)
+    record("provider.tested", tenant_id=None, subject="provider", subject_id=provider.slug)
     transaction.on_commit(lambda: test_connection.delay(str(test.id)))
     return test
 

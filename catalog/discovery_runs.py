@@ -21,6 +21,7 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
+from audit.services import covering, record
 from catalog import discovered, signals
 from catalog.discovery import Change, Facts, Garbage, Known, checked, compare
 from catalog.loading import endpoints_of
@@ -57,6 +58,8 @@ def begin_runs(*, slug: str | None = None, actor: str) -> list[DiscoveryRun]:
         providers = [each for each in wanted if endpoints_of(each)]
     with transaction.atomic():
         runs = [DiscoveryRun.objects.create(provider=each, actor=actor[:200]) for each in providers]
+        begun = {str(each.id): each.provider.slug for each in runs}
+        record("discovery.begun", tenant_id=None, subject="provider", subject_id=slug or "", after={"runs": begun})
         for each in runs:
             transaction.on_commit(partial(discover.delay, str(each.id)))
     return runs
@@ -93,7 +96,10 @@ def accept(*, run_id: UUID, keys: Sequence[str], widths: dict[str, int] | None =
             if key not in pending:
                 raise InvalidRequest(f"{key!r} is not waiting in this run.", param="accept")
         chosen = [pending[key] for key in keys]
-        discovered.apply(row.provider, [as_change(each, (widths or {}).get(each["key"])) for each in chosen], actor)
+        changes = [as_change(each, (widths or {}).get(each["key"])) for each in chosen]
+        with covering():
+            discovered.apply(row.provider, changes, actor)
+        _record("accepted", row, chosen)
         for each in chosen:
             each["state"] = "applied"
         _settle(row)
@@ -109,6 +115,7 @@ def ignore(*, run_id: UUID, keys: Sequence[str] | None = None) -> DiscoveryRun:
             if key not in pending:
                 raise InvalidRequest(f"{key!r} is not waiting in this run.", param="ignore")
             pending[key]["state"] = "ignored"
+        _record("ignored", row, [each for each in pending.values() if each["state"] == "ignored"])
         refused = [each["identifier"] for each in row.changes if each["state"] == "ignored" and each["change"] == "new"]
         provider = Provider.objects.select_for_update().get(id=row.provider_id)
         provider.ignored_models = sorted({*provider.ignored_models, *refused})
@@ -192,7 +199,10 @@ def _apply_list(row: DiscoveryRun, listed: Sequence[ListedModel], facts: dict[st
     is_automatic = provider.discovery == DiscoveryRule.AUTOMATIC
     applied = [each for each in diff.changes if is_automatic and not each.waits]
     discovered.remember_listing(diff)
-    discovered.apply(provider, applied, row.actor)
+    with covering():
+        discovered.apply(provider, applied, row.actor)
+    if applied:
+        _record("accepted", row, [as_row(each, "applied") for each in applied])
     done = {each.key for each in applied}
     row.listed = len(listed)
     row.changes = [as_row(each, "applied" if each.key in done else "pending") for each in diff.changes]
@@ -200,6 +210,12 @@ def _apply_list(row: DiscoveryRun, listed: Sequence[ListedModel], facts: dict[st
     if diff.changes:
         state = DiscoveryRun.State.APPLIED if len(done) == len(diff.changes) else DiscoveryRun.State.WAITING
     return _end(row, state)
+
+
+def _record(what: str, row: DiscoveryRun, changes: Sequence[dict[str, Any]]) -> None:
+    """Not each change by itself: a first look finds hundreds of models."""
+    keys = [each["key"] for each in changes]
+    record(f"discovery.{what}", tenant_id=None, subject="discovery_run", subject_id=row.id, after={"changes": keys})
 
 
 def _end(row: DiscoveryRun, state: str, detail: str = "") -> str:

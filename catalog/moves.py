@@ -12,6 +12,8 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from audit.facts import facts as facts_of
+from audit.services import record
 from catalog import events, lifecycle, signals
 from catalog.lifecycle import Cause, Proof
 from catalog.models import Capability, Cuts, EmbeddingModel, State
@@ -42,6 +44,7 @@ def move_model(
     model before its sunset, `now` is the clock of whoever decided that it has come.
     """
     row, now = find_model(model_id), now or utc_now()
+    before = facts_of(row)
     changes: dict[str, Any] = {"state": to, "state_reason": reason[:200], "updated_at": now, "unavailable_cause": ""}
     if to not in State.values:
         raise InvalidRequest(f"{to!r} is no state; there are {', '.join(State.values)}.", param="to")
@@ -72,6 +75,7 @@ def move_model(
         )
     )
     row.refresh_from_db()
+    record("model.moved", tenant_id=None, subject="model", subject_id=row.id, before=before, after=facts_of(row))
     return row
 
 
@@ -111,10 +115,11 @@ def change_sunset(
     row = locked_model(model_id)
     if row.state != State.DEPRECATED:
         raise Conflict(f"Only a deprecated model has a sunset; this one is {row.state}.", param="sunset_at")
-    was = row.sunset_at
+    before, was = facts_of(row), row.sunset_at
     for name, value in _sunset(row, sunset_at, successor or row.successor_id, utc_now()).items():
         setattr(row, name, value)
     row.save()
+    record("model.changed", tenant_id=None, subject="model", subject_id=row.id, before=before, after=facts_of(row))
     told = f"from {was:%Y-%m-%d}" if was else "from none"
     events.note(model_id, "sunset moved", actor=actor, reason=f"{told}: {reason}" if reason else told)
     catalog_changed()

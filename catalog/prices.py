@@ -16,6 +16,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from catalog import signals
 from catalog.discovery import Facts
 from catalog.models import EmbeddingModel, PriceProposal, Provider, State
@@ -92,17 +94,21 @@ def decide_proposal(*, proposal_id: UUID, is_approved: bool, actor: str) -> Pric
             raise NotFound(f"There is no proposed price {proposal_id}.")
         if row.state != PriceProposal.State.PENDING:
             raise Conflict(f"This proposal was {row.state} already.")
+        before = facts_of(row)
         row.state = PriceProposal.State.APPROVED if is_approved else PriceProposal.State.REFUSED
         row.actor, row.decided_at = actor[:200], utc_now()
         row.save()
         if is_approved:
-            add_price(
-                model_id=row.model_id,
-                cost_per_million_tokens=row.cost_per_million_tokens,
-                source=row.source,
-                confirm=True,
-                reason=f"approved by {actor}"[:200],
-            )
+            with covering():
+                add_price(
+                    model_id=row.model_id,
+                    cost_per_million_tokens=row.cost_per_million_tokens,
+                    source=row.source,
+                    confirm=True,
+                    reason=f"approved by {actor}"[:200],
+                )
+        after = facts_of(row)
+        record("price.decided", tenant_id=None, subject="model", subject_id=row.model_id, before=before, after=after)
     return row
 
 

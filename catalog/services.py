@@ -16,6 +16,8 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from catalog import events, lifecycle, signals
 from catalog.corrections import CLOCK_SKEW
 from catalog.models import Capability, EmbeddingModel, Price, Provider, State, VectorSpace
@@ -89,7 +91,10 @@ def add_model(
         ) from error
     catalog_changed()
     if cost_per_million_tokens is not None:
-        add_price(model_id=row.id, cost_per_million_tokens=cost_per_million_tokens, source=source)
+        with covering():
+            add_price(model_id=row.id, cost_per_million_tokens=cost_per_million_tokens, source=source)
+    after = facts_of(row) | {"cost_per_million_tokens": cost_per_million_tokens}
+    record("model.added", tenant_id=None, subject="model", subject_id=row.id, after=after)
     return row
 
 
@@ -107,7 +112,7 @@ def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
                     f"The model is {row.state}: its {name} is relied on and cannot change; add a new row instead.",
                     param=_public(name),
                 )
-    before = {name: getattr(row, name) for name in _VALIDATED}
+    was, before = facts_of(row), {name: getattr(row, name) for name in _VALIDATED}
     _apply(row, facts)
     changed = {name for name in _VALIDATED if getattr(row, name) != before[name]}
     if changed:
@@ -119,6 +124,7 @@ def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
             row.save()
     except IntegrityError as error:
         raise AlreadyExists(f"The provider has another model {row.name!r} already.", param="model_name") from error
+    record("model.changed", tenant_id=None, subject="model", subject_id=row.id, before=was, after=facts_of(row))
     catalog_changed()
     return row
 
@@ -127,6 +133,7 @@ def change_model(*, model_id: UUID, **facts: Unpack[Facts]) -> EmbeddingModel:
 def remove_model(*, model_id: UUID, actor: str = events.SYSTEM) -> None:
     """Erases a draft; moves a released row that no tenant configures along its edges to `removed`."""
     row = locked_model(model_id)
+    record("model.removed", tenant_id=None, subject="model", subject_id=row.id, before=facts_of(row))
     try:
         with transaction.atomic():
             row.delete()
@@ -135,10 +142,8 @@ def remove_model(*, model_id: UUID, actor: str = events.SYSTEM) -> None:
     except ProtectedError as error:
         raise InUse("Tenants have this model configured; they must remove it first.") from error
     except _MustStay:
-        if row.state == State.AVAILABLE:
-            move_model(model_id=model_id, to=State.UNAVAILABLE, reason="being removed", actor=actor)
-        if row.state != State.REMOVED:
-            move_model(model_id=model_id, to=State.REMOVED, reason="removed by the operator", actor=actor, force=True)
+        with covering():
+            _retire(model_id, row.state, actor)
     catalog_changed()
 
 
@@ -189,10 +194,18 @@ def add_price(
         source=source,
         reason=reason,
     )
+    record("price.added", tenant_id=None, subject="model", subject_id=model_id, after=facts_of(price))
     catalog_changed()
     if correction:
         transaction.on_commit(lambda: signals.price_corrected.send(Price, price_id=price.pk), robust=True)
     return price
+
+
+def _retire(model_id: UUID, state: str, actor: str) -> None:
+    if state == State.AVAILABLE:
+        move_model(model_id=model_id, to=State.UNAVAILABLE, reason="being removed", actor=actor)
+    if state != State.REMOVED:
+        move_model(model_id=model_id, to=State.REMOVED, reason="removed by the operator", actor=actor, force=True)
 
 
 class _MustStay(Exception):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
+from audit.facts import facts as facts_of
+from audit.services import record
 from catalog.addresses import check_base_url
 from catalog.loading import PLATFORM, sealer
 from catalog.models import EmbeddingModel, Provider, ProviderCredential, State, Tokenizer
@@ -92,6 +94,7 @@ def add_provider(
             raise AlreadyExists(f"There is a provider {slug!r} already; PATCH that one.", param="slug") from error
         if secret is not None:
             _add_credential(row, secret, label="")
+        record("provider.added", tenant_id=None, subject="provider", subject_id=slug, after=_told(row, secret))
         catalog_changed()
     return row
 
@@ -113,6 +116,7 @@ def change_provider(
     with transaction.atomic():
         row = held_provider(slug)
         once_held()
+        before = facts_of(row)
         for name, value in settings.items():
             setattr(row, name, value)
         _check(row)
@@ -122,6 +126,8 @@ def change_provider(
         if secret is not None:
             row.credentials.all().delete()
             _add_credential(row, secret, label="")
+        after = _told(row, secret)
+        record("provider.changed", tenant_id=None, subject="provider", subject_id=slug, before=before, after=after)
         catalog_changed()
     return row
 
@@ -130,6 +136,7 @@ def change_provider(
 def remove_provider(*, slug: str) -> None:
     """Erases a provider that no model in the catalogue belongs to."""
     row = held_provider(slug)
+    record("provider.removed", tenant_id=None, subject="provider", subject_id=slug, before=facts_of(row))
     try:
         row.delete()
     except ProtectedError as error:
@@ -144,6 +151,8 @@ def add_credential(
     _check_service_account(secret, by_operator)
     with transaction.atomic():
         credential = _add_credential(held_provider(slug), secret, label)
+        after = facts_of(credential)
+        record("provider_credential.added", tenant_id=None, subject="provider", subject_id=slug, after=after)
         catalog_changed()
     return credential
 
@@ -151,8 +160,11 @@ def add_credential(
 @transaction.atomic
 def remove_credential(*, slug: str, credential_id: uuid.UUID) -> None:
     """Forgets a credential."""
-    if not ProviderCredential.objects.filter(provider=held_provider(slug), id=credential_id).delete()[0]:
+    row = ProviderCredential.objects.filter(provider=held_provider(slug), id=credential_id).first()
+    if row is None:
         raise NotFound(f"{slug} has no credential {credential_id}.")
+    record("provider_credential.removed", tenant_id=None, subject="provider", subject_id=slug, before=facts_of(row))
+    row.delete()
     catalog_changed()
 
 
@@ -179,6 +191,11 @@ def find_model_of(slug: str, name: str) -> EmbeddingModel:
     if row is None:
         raise NotFound(f"{slug} has no model {name[:200]!r}.", param="model")
     return row
+
+
+def _told(row: Provider, secret: Mapping[str, str] | None) -> dict[str, Any]:
+    """That there is another secret is told, and nothing of it."""
+    return facts_of(row) | ({} if secret is None else {"secret": secret})
 
 
 def _check_address(settings: ProviderSettings) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
+from audit.services import covering, record
 from catalog import events
 from catalog.equality import FailedProbe, Measured, differences
 from catalog.lifecycle import Cause, Proof
@@ -53,7 +54,13 @@ def validate_model(*, model_id: UUID, actor: str = events.SYSTEM) -> ModelCheck:
     row = find_model(model_id)
     if row.state == State.REMOVED:
         raise Conflict("The model is removed; there is nothing to validate.")
-    return _conclude(row, _measure(row), ModelCheck.Kind.VALIDATION, actor)
+    outcome = _measure(row)
+    with transaction.atomic():
+        with covering():
+            check = _conclude(row, outcome, ModelCheck.Kind.VALIDATION, actor)
+        after = {"passed": check.passed, "state": check.model.state}
+        record("model.validated", tenant_id=None, subject="model", subject_id=model_id, after=after)
+    return check
 
 
 def recheck_model(*, model_id: UUID, actor: str = events.SYSTEM) -> ModelCheck:
@@ -64,13 +71,21 @@ def recheck_model(*, model_id: UUID, actor: str = events.SYSTEM) -> ModelCheck:
 
 def activate_model(*, model_id: UUID, actor: str = events.SYSTEM) -> EmbeddingModel:
     """Walks a draft through testing to available when its probes pass, else back to draft with `ValidationFailed`."""
-    if find_model(model_id).state != State.TESTING:
-        move_model(model_id=model_id, to=State.TESTING, reason="being validated", actor=actor)
-    check = validate_model(model_id=model_id, actor=actor)
-    if check.passed:
-        return move_model(model_id=model_id, to=State.AVAILABLE, reason="its probes passed", actor=actor)
-    first = check.failed[0]
-    move_model(model_id=model_id, to=State.DRAFT, reason=f"probe failed: {first['got']}", actor=actor)
+    with covering():
+        if find_model(model_id).state != State.TESTING:
+            move_model(model_id=model_id, to=State.TESTING, reason="being validated", actor=actor)
+        check = validate_model(model_id=model_id, actor=actor)
+    first = None if check.passed else check.failed[0]
+    to, reason = (
+        (State.AVAILABLE, "its probes passed") if first is None else (State.DRAFT, f"probe failed: {first['got']}")
+    )
+    with transaction.atomic():
+        with covering():
+            row = move_model(model_id=model_id, to=to, reason=reason, actor=actor)
+        after = {"state": row.state, "probes_failed": len(check.failed)}
+        record("model.activated", tenant_id=None, subject="model", subject_id=model_id, after=after)
+    if first is None:
+        return row
     raise ValidationFailed(
         f"The model is kept as draft {model_id} because {len(check.failed)} of its probes failed; of {first['probe']} "
         f"{first['expected']} was expected, {first['got']} came. Mend it and PATCH it with `activate: true`.",

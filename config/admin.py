@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
 from django_celery_beat import admin as beat
 from django_celery_beat.models import (
     ClockedSchedule,
@@ -16,7 +19,7 @@ from django_celery_beat.models import (
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from config import breaker_admin
+from config import breaker_admin, timetable
 
 __all__ = ["breaker_admin"]
 
@@ -35,8 +38,22 @@ class TaskForm(beat.PeriodicTaskForm):
             field.widget = UnfoldAdminSelectWidget(choices=field.widget.tasks_as_choices())
 
 
+class Recorded(ModelAdmin):
+    """Writes through the service."""
+
+    def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        timetable.save(obj)
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        timetable.remove(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Iterable[Model]) -> None:
+        for each in queryset:
+            timetable.remove(each)
+
+
 @admin.register(PeriodicTask)
-class PeriodicTaskAdmin(ModelAdmin, beat.PeriodicTaskAdmin):
+class PeriodicTaskAdmin(Recorded, beat.PeriodicTaskAdmin):
     """When background work is done. These rows are celery-beat's, which has services of its own in its admin."""
 
     form = TaskForm
@@ -48,10 +65,10 @@ class PeriodicTaskAdmin(ModelAdmin, beat.PeriodicTaskAdmin):
 
 
 @admin.register(CrontabSchedule)
-class CrontabScheduleAdmin(ModelAdmin, beat.CrontabScheduleAdmin):
+class CrontabScheduleAdmin(Recorded, beat.CrontabScheduleAdmin):
     """Times of a day, week, month or year."""
 
 
 @admin.register(IntervalSchedule)
-class IntervalScheduleAdmin(ModelAdmin):
+class IntervalScheduleAdmin(Recorded):
     """Every so often."""

@@ -1,7 +1,7 @@
 """The breakers for people: how every route is, and an operator's force. Synchronous, for the REST door and the admin.
 
 Reads and writes what the boards of all processes share, through Django's own Redis connection. A force is honoured by
-every process within a second; who may set one, and that it is written down, is the door's business.
+every process within a second, and is written down in the audit log; who may set one is the door's business.
 
 Failure: Redis away → `BreakersAway`; the processes go on with what they know.
 """
@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import transaction
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from audit.services import record
 from core.clock import unix_ms
 from embeddings import breaker as rules
 from embeddings import breaker_wire as wire
@@ -95,11 +97,14 @@ def hold(*, provider: str, identifier: str | None, state: Force | None) -> None:
     """Holds what a provider has (or one model of it, by the vendor's identifier) open or closed; None lets go, of a
     whole provider also of what is held for single models of it."""
     pattern = pattern_of(provider, identifier)
-    force(pattern=pattern, state=state)
-    if state is None and identifier is None:
-        own = pattern.partition("|")[0]
-        for each in [each for each in forces() if each.partition("|")[0] == own]:
-            force(pattern=each, state=None)
+    with transaction.atomic():  # nothing is recorded that Redis did not take
+        after = {"held": None if state is None else state.value, "model": identifier}
+        record("breaker.held", tenant_id=None, subject="provider", subject_id=provider, after=after)
+        force(pattern=pattern, state=state)
+        if state is None and identifier is None:
+            own = pattern.partition("|")[0]
+            for each in [each for each in forces() if each.partition("|")[0] == own]:
+                force(pattern=each, state=None)
 
 
 def _health(name: str, held: wire.Held, bins: dict[int, int], settings: Settings, now: int) -> RouteHealth:

@@ -17,8 +17,14 @@ def actor_of(request: HttpRequest) -> Actor:
     if isinstance(who, Caller):
         return Actor(Kind.KEY, str(who.grant.key_id), _words(who), **where)
     if isinstance(who, User):
-        return Actor(Kind.PERSON, str(who.pk), who.email, **where)
+        return person(request, who)
     return Actor(Kind.ANONYMOUS, "", "somebody who was not signed in", **where)
+
+
+def person(request: HttpRequest, user: User) -> Actor:
+    """Somebody who has proven who they are in this request, whether or not the session says so yet."""
+    request_id = str(getattr(request, "request_id", ""))
+    return Actor(Kind.PERSON, str(user.pk), user.email, address=client_address(request), request_id=request_id)
 
 
 def _words(caller: Caller) -> str:

@@ -18,6 +18,9 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
+from audit.facts import Facts, difference
+from audit.facts import facts as facts_of
+from audit.services import record
 from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from tenants import preferences as rules
 from tenants.models import Agent
@@ -51,7 +54,9 @@ def add_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts]) ->
     tenant_changed(tenant_id)
     if _named(tenant_id, agent_id).exists():
         raise AlreadyExists(f"There is an agent {agent_id!r} already; PATCH that one.", param="agent_id")
-    return _insert(tenant_id, agent_id, facts, None)
+    row = _insert(tenant_id, agent_id, facts, None)
+    _record("added", row, after=facts_of(row))
+    return row
 
 
 @transaction.atomic
@@ -66,8 +71,15 @@ def register_agent(
         tenant_changed(tenant_id)
         row = _held(tenant_id, agent_id)  # another connection may have been faster
     if row is None:
-        return _insert(tenant_id, agent_id, facts, seen_at), True
-    return _change(row, facts, seen_at), False
+        row = _insert(tenant_id, agent_id, facts, seen_at)
+        _record("added", row, after=facts_of(row))
+        return row, True
+    before = facts_of(row)
+    row = _change(row, facts, seen_at)
+    was, now = difference(before, facts_of(row))
+    if {*(was or {}), *(now or {})} - {"status"}:  # a fleet that comes back after a restart is no news
+        _record("changed", row, before=before, after=facts_of(row))
+    return row, False
 
 
 @transaction.atomic
@@ -77,7 +89,10 @@ def change_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts])
     row = _held(tenant_id, agent_id)
     if row is None:
         raise _missing(agent_id)
-    return _change(row, facts, None)
+    before = facts_of(row)
+    row = _change(row, facts, None)
+    _record("changed", row, before=before, after=facts_of(row))
+    return row
 
 
 @transaction.atomic
@@ -87,8 +102,10 @@ def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: object) -> A
     row = _held(tenant_id, agent_id)
     if row is None:
         raise _missing(agent_id)
+    before = facts_of(row)
     row.preferences = rules.to_json(_checked(tenant_id, preferences, within=""))
     row.save(update_fields=["preferences", "updated_at"])
+    _record("changed", row, before=before, after=facts_of(row))
     return row
 
 
@@ -96,8 +113,11 @@ def set_preferences(*, tenant_id: UUID, agent_id: str, preferences: object) -> A
 def remove_agent(*, tenant_id: UUID, agent_id: str) -> None:
     """Forgets an agent. Its usage stays in the ledger, and keys that are bound to it stay bound."""
     tenant_changed(tenant_id)
-    if not _named(tenant_id, agent_id).delete()[0]:
+    row = _held(tenant_id, agent_id)
+    if row is None:
         raise _missing(agent_id)
+    _record("removed", row, before=facts_of(row))
+    row.delete()
 
 
 @transaction.atomic
@@ -125,6 +145,10 @@ def find_agent(tenant_id: UUID, agent_id: str) -> Agent:
 def preferences_of(row: Agent) -> Preferences:
     """What the row's agent prefers."""
     return rules.parse(row.preferences)
+
+
+def _record(what: str, row: Agent, **sides: Facts) -> None:
+    record(f"agent.{what}", tenant_id=row.tenant_id, subject="agent", subject_id=row.agent_id, **sides)
 
 
 def _insert(tenant_id: UUID, agent_id: str, facts: AgentFacts, seen_at: datetime | None) -> Agent:

@@ -18,6 +18,8 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from core.clock import utc_now
 from core.errors import AlreadyExists, KeyNotPermitted, NotFound, QuiverError, RateLimitExceeded
 from tenants import mail, tasks
@@ -57,6 +59,7 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: Actor) -> tuple[Invit
         invited_with_id=by.key_id if isinstance(by, KeyGrant) else None,
         expires_at=now + LIFETIME,
     )
+    record("invitation.made", tenant_id=tenant_id, subject="invitation", subject_id=row.id, after=facts_of(row))
     if mail.is_set_up():
         tasks.after_commit(tasks.send_invitation, str(row.id), token)
     return row, token
@@ -68,9 +71,18 @@ def revoke(*, tenant_id: UUID, invitation_id: UUID, by: Actor) -> Invitation:
     hold_tenant(tenant_id)
     row = find_invitation(tenant_id, invitation_id)
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    before = facts_of(row)
     if row.accepted_at is None and row.revoked_at is None:
         row.revoked_at = utc_now()
         row.save(update_fields=["revoked_at"])
+    record(
+        "invitation.revoked",
+        tenant_id=tenant_id,
+        subject="invitation",
+        subject_id=row.id,
+        before=before,
+        after=facts_of(row),
+    )
     return row
 
 
@@ -89,7 +101,7 @@ def accept_as_new(*, token: str, name: str, password: str) -> Membership:
     row = _take(token)
     validate_password(password, User(email=row.email, name=name))
     try:
-        with transaction.atomic():
+        with transaction.atomic(), covering():
             user = add_user(email=row.email, name=name, password=password)
     except IntegrityError as error:
         raise AlreadyExists("No account was made. If you have one already, sign in with it.") from error
@@ -146,8 +158,17 @@ def _take(token: str) -> Invitation:
 
 
 def _join(row: Invitation, user: User) -> Membership:
+    before = facts_of(row)
     row.accepted_at, row.accepted_by = utc_now(), user
     row.save(update_fields=["accepted_at", "accepted_by"])
+    record(
+        "invitation.accepted",
+        tenant_id=row.tenant_id,
+        subject="invitation",
+        subject_id=row.id,
+        before=before,
+        after=facts_of(row) | {"email": user.email},
+    )
     # Somebody who came in another way meanwhile keeps that role: an invitation never takes anything away.
     return Membership.objects.get_or_create(tenant_id=row.tenant_id, user=user, defaults={"role": row.role})[0]
 

@@ -12,12 +12,13 @@ from uuid import UUID
 
 from django.db import transaction
 
+from audit.services import record
 from core.errors import Conflict, InvalidApiKey, KeyNotPermitted, NotFound, TenantSuspended
 from tenants.loading import find_grant
 from tenants.models import ApiKey, Membership, Role, Tenant, User
 from tenants.roles import may_manage
 from tenants.scopes import Scope, allows
-from tenants.services import tenant_changed
+from tenants.services import only_tenant_of, tenant_changed
 from tenants.snapshots import KeyGrant
 
 Actor = User | KeyGrant
@@ -27,8 +28,8 @@ Actor = User | KeyGrant
 def add_member(*, tenant_id: UUID, user: User, role: Role) -> Membership:
     """Gives a person a role in a tenant on the platform's behalf; one that they have already is replaced."""
     tenant_changed(tenant_id)
-    row, _ = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
-    return _give(row, role)
+    row, is_new = Membership.objects.get_or_create(tenant_id=tenant_id, user=user, defaults={"role": role})
+    return _give(row, role, is_new=is_new)
 
 
 @transaction.atomic
@@ -48,6 +49,7 @@ def remove_member(*, tenant_id: UUID, user_id: int, by: Actor) -> None:
     row = find_member(tenant_id, user_id)
     if not isinstance(by, User) or by.pk != user_id:
         check_manages(tenant_id=tenant_id, by=by, role=row.role)
+    _record("removed", row, was=row.role)
     row.delete()
     if row.role == Role.OWNER:
         _check_owned(tenant_id)
@@ -71,6 +73,8 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
     if not is_active:
         for tenant_id in sorted(owned):
             _check_owned(tenant_id)
+    after = {"is_active": is_active}
+    record("person.changed", tenant_id=only_tenant_of(user), subject="person", subject_id=user_id, after=after)
     return user
 
 
@@ -116,12 +120,25 @@ def _role_of_key(tenant_id: UUID, key_id: UUID) -> str | None:
     return now.role if now.tenant_id == tenant_id else None
 
 
-def _give(row: Membership, role: Role) -> Membership:
+def _give(row: Membership, role: Role, *, is_new: bool = False) -> Membership:
     before, row.role = row.role, Role(role)
     row.save(update_fields=["role"])
+    _record("added" if is_new else "changed", row, was="" if is_new else before, now=row.role)
     if before == Role.OWNER != row.role:
         _check_owned(row.tenant_id)
     return row
+
+
+def _record(what: str, row: Membership, *, was: str = "", now: str = "") -> None:
+    who = {"email": row.user.email}
+    record(
+        f"member.{what}",
+        tenant_id=row.tenant_id,
+        subject="person",
+        subject_id=row.user_id,
+        before={"role": was} | ({} if now else who) if was else None,
+        after={"role": now} | ({} if was else who) if now else None,
+    )
 
 
 def _check_owned(tenant_id: UUID) -> None:

@@ -16,6 +16,8 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from catalog.models import EmbeddingModel
 from catalog.publishing import catalog_changed, hold_catalog
 from core.clock import utc_now
@@ -67,6 +69,7 @@ def mint_key(
     )
     if creator is not None and find_grant(row.id) is None:
         raise Conflict("Too many keys have minted each other; mint this one with a key nearer to the first.")
+    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=facts_of(row))
     return row, text
 
 
@@ -75,6 +78,7 @@ def change_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User, **c
     """Changes what is given. Who changes a key must have all of its rights, before and after."""
     row = _held(key_id, tenant_id)
     _check_lives(row)
+    before = facts_of(row)
     if "name" in changes:
         row.name = changes["name"]
     was = rights_of_row(row)
@@ -97,6 +101,8 @@ def change_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User, **c
         _write_rights(row, asked)
     row.full_clean(validate_unique=False, validate_constraints=False)
     row.save()
+    after = facts_of(row)
+    record("api_key.changed", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, before=before, after=after)
     return row
 
 
@@ -115,21 +121,26 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: 
     person, key_id = (by, None) if isinstance(by, User) else (old.created_by, old.created_with_id)
     new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=key_id)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
-    now = utc_now()
+    before, now = facts_of(old), utc_now()
     ends = now + overlap
     old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
     old.revoked_at = now if overlap == timedelta(0) else None
     old.save(update_fields=["expires_at", "revoked_at", "updated_at"])
+    after = facts_of(old) | {"successor": new.id}
+    record("api_key.rotated", tenant_id=old.tenant_id, subject="api_key", subject_id=old.id, before=before, after=after)
     return new, text
 
 
 @transaction.atomic
 def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[ApiKey, str]:
     """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new."""
-    new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
+    with covering():
+        new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
     lost = keys_of(tenant_id).filter(name=name, created_with=None, revoked_at=None).exclude(id=new.id)
     ApiKey.objects.filter(created_with__in=lost).update(created_with=new)
+    after = facts_of(new) | {"revoked": list(lost.values_list("id", flat=True))}
     lost.update(revoked_at=utc_now())
+    record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=new.id, after=after)
     return new, text
 
 
@@ -137,12 +148,14 @@ def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[Ap
 def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
     """Ends a key and those that it minted for its own tenant, and theirs. One that has ended stays as it is."""
     row = _held(key_id, tenant_id)
-    ending = [row.id]
+    ending, ended = [row.id], 0
     now = utc_now()
     while ending:
-        ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now, updated_at=now)
+        ended += ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now, updated_at=now)
         found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
         ending = list(found.values_list("id", flat=True))
+    after = {"keys_ended": ended}  # with those that it minted
+    record("api_key.revoked", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, after=after)
 
 
 def record_use(seen: Mapping[UUID, datetime]) -> None:

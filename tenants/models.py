@@ -8,21 +8,25 @@ from decimal import Decimal
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.core.validators import MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.db.models.functions import Lower
 
+from audit.facts import facts as facts_of
+from audit.services import record
 from catalog.models import Tier, slug_rule
 from tenants.model_states import SERVING
 
 
 class UserAccounts(BaseUserManager["User"]):
-    """Makes accounts; Django's own commands call these two names."""
+    """Makes accounts; Django's own commands call these two names, so that what they do is recorded here."""
 
+    @transaction.atomic
     def create_user(self, email: str, password: str | None = None, **fields: object) -> User:
         user = self.model(email=self.normalize_email(email).lower(), **fields)
         user.set_password(password)
         user.save(using=self._db)
+        record("person.added", tenant_id=None, subject="person", subject_id=user.pk, after=facts_of(user))
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **fields: object) -> User:

@@ -24,8 +24,10 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.generic import FormView, TemplateView
 from unfold.widgets import UnfoldAdminEmailInputWidget, UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
+from audit.actors import acting
 from core.errors import NotFound, QuiverError
 from tenants import invitations, mail, passwords, services
+from tenants.acting import person
 from tenants.addresses import client_address, network_of
 from tenants.current import switch
 from tenants.delays import Rule
@@ -111,7 +113,8 @@ def _sign_in(request: HttpRequest, token: str, row: Invitation) -> HttpResponse:
     except ValidationError as error:
         form.add_error("password", error)
         return _page(request, row, sign_in=form)
-    membership = invitations.accept(token=token, user=user)
+    with acting(lambda: person(request, user)):
+        membership = invitations.accept(token=token, user=user)
     login(request, user)
     return _welcome(request, membership)
 

@@ -18,6 +18,9 @@ import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from audit.facts import Facts
+from audit.facts import facts as facts_of
+from audit.services import covering, record
 from catalog.models import EmbeddingModel, State
 from catalog.publishing import announce
 from core.changes import Change
@@ -73,6 +76,7 @@ def add_tenant(*, name: str, slug: str, tier: str = "standard") -> Tenant:
             row.save(force_insert=True)
     except IntegrityError as error:
         raise AlreadyExists(f"There is a tenant {slug!r} already.", param="slug") from error
+    record("tenant.added", tenant_id=row.id, subject="tenant", subject_id=row.id, after=facts_of(row))
     return row
 
 
@@ -81,12 +85,14 @@ def change_tenant(*, tenant_id: UUID, **changes: Unpack[TenantChanges]) -> Tenan
     """Changes what is given; a suspended tenant's keys are refused from then on."""
     tenant_changed(tenant_id)
     row = Tenant.objects.get(id=tenant_id)
+    before = facts_of(row)
     if "settings" in changes:
         changes["settings"] = _merged_settings(row.settings, changes["settings"])
     for name, value in changes.items():
         setattr(row, name, value)
     row.full_clean(validate_unique=False, validate_constraints=False)
     row.save(update_fields=[*changes, "updated_at"])
+    record("tenant.changed", tenant_id=row.id, subject="tenant", subject_id=row.id, before=before, after=facts_of(row))
     return row
 
 
@@ -101,6 +107,7 @@ def set_password(*, user: User, password: str) -> None:
     """Gives a person another password; their sessions end."""
     user.set_password(password)
     user.save(update_fields=["password"])
+    record("person.password_set", tenant_id=only_tenant_of(user), subject="person", subject_id=user.pk)
 
 
 @transaction.atomic
@@ -117,6 +124,7 @@ def configure_model(*, tenant_id: UUID, model_id: UUID, **wishes: Unpack[ModelWi
     row = TenantModel(tenant_id=tenant_id, model_id=model_id, state=TenantModel.State.CONFIGURED)
     row.save(force_insert=True)
     _apply(row, {"is_enabled": True, **wishes})
+    _record("configured", row, after=facts_of(row))
     return row
 
 
@@ -125,7 +133,9 @@ def change_configuration(*, tenant_id: UUID, tenant_model_id: UUID, **wishes: Un
     """Changes what is given."""
     tenant_changed(tenant_id)
     row = find_configuration(tenant_id, tenant_model_id)
+    before = facts_of(row)
     _apply(row, wishes)
+    _record("changed", row, before=before, after=facts_of(row))
     return row
 
 
@@ -137,9 +147,12 @@ def make_default(*, tenant_id: UUID, tenant_model_id: UUID) -> TenantModel:
 def enable_model(*, tenant_id: UUID, tenant_model_id: UUID) -> TenantModel:
     """Lets a model answer again; the only one that a tenant has becomes its default."""
     with transaction.atomic():
-        row = change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, is_enabled=True)
+        before = facts_of(find_configuration(tenant_id, tenant_model_id))
+        with covering():
+            row = change_configuration(tenant_id=tenant_id, tenant_model_id=tenant_model_id, is_enabled=True)
         if not _has_others(row):
             _apply(row, {"is_default": True})
+        _record("changed", row, before=before, after=facts_of(row))
     return row
 
 
@@ -158,6 +171,7 @@ def remove_configuration(*, tenant_id: UUID, tenant_model_id: UUID) -> None:
     user = TenantModel.objects.filter(tenant_id=tenant_id, fallback_model_id=row.model_id).first()
     if user is not None:
         raise InUse(f"This model is written down as the fallback of configuration {user.id}; change that first.")
+    _record("removed", row, before=facts_of(row))
     row.delete()
 
 
@@ -180,6 +194,16 @@ def find_configuration(tenant_id: UUID, tenant_model_id: UUID) -> TenantModel:
     if row is None:
         raise NotFound(f"There is no tenant model {tenant_model_id}.")
     return row
+
+
+def only_tenant_of(user: User) -> UUID | None:
+    """Whose matter an account is: its tenant's, or, of who belongs to several or none, the platform's."""
+    found = list(user.memberships.values_list("tenant_id", flat=True)[:2])
+    return found[0] if len(found) == 1 else None
+
+
+def _record(what: str, row: TenantModel, **sides: Facts) -> None:
+    record(f"tenant_model.{what}", tenant_id=row.tenant_id, subject="tenant_model", subject_id=row.id, **sides)
 
 
 def _apply(row: TenantModel, wishes: ModelWishes) -> None:

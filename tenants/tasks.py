@@ -12,8 +12,8 @@ from typing import Any
 from celery import Task, shared_task
 from django.db import transaction
 
-from tenants import mail
-from tenants.models import Invitation, User
+from tenants import mail, passwords
+from tenants.models import Invitation
 
 # SMTP's errors are OSErrors. 1, 2, 4 … minutes, about two hours in all.
 _TRIES: dict[str, Any] = {
@@ -36,9 +36,7 @@ def send_invitation(invitation_id: str, token: str) -> None:
 @shared_task(**_TRIES)
 def send_password_reset(email: str) -> None:
     """Mails the way to a new password, if somebody has this address: looked up here, so that asking tells nothing."""
-    user = User.objects.filter(email=email, is_active=True).first()
-    if user is not None:
-        mail.send_password_reset(user)
+    passwords.mail_reset(email=email)
 
 
 def after_commit(task: Task, *args: str) -> None:

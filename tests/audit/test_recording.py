@@ -15,7 +15,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from audit.actors import Actor, Kind, acting, current
-from audit.facts import HIDDEN, difference, facts, is_secret
+from audit.facts import HIDDEN, difference, is_secret
+from audit.facts import facts as facts_of
 from audit.models import AuditEvent
 from audit.services import covering, forget_tenant, record
 from config.celery import app
@@ -134,8 +135,8 @@ def test_a_key_of_ours_is_hidden_wherever_it_stands(mint: Any, acme: Any) -> Non
 def test_the_columns_of_a_row_are_told_without_its_secrets(acme: Any) -> None:
     from tenants.models import ApiKey, User
 
-    key = facts(ApiKey.objects.get(id=acme.key_id))
-    person = facts(User.objects.create_user("a@b.example", "a-password-of-theirs"))
+    key = facts_of(ApiKey.objects.get(id=acme.key_id))
+    person = facts_of(User.objects.create_user("a@b.example", "a-password-of-theirs"))
 
     assert key["name"] == "all"
     assert person["email"] == "a@b.example"
