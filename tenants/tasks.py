@@ -1,4 +1,4 @@
-"""Background work of tenants: mails.
+"""Background work of tenants: mails, and tests of their own credentials.
 
 Failure: the mail server gone means tries again over some hours, then an error in the log; the broker gone means a
 logged error and no mail. In neither case does what was done fail: an invitation can be made anew, a password asked for
@@ -8,11 +8,12 @@ again.
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from celery import Task, shared_task
 from django.db import transaction
 
-from tenants import mail
+from tenants import mail, own_credentials
 from tenants.models import Invitation, User
 
 # SMTP's errors are OSErrors. 1, 2, 4 … minutes, about two hours in all.
@@ -39,6 +40,12 @@ def send_password_reset(email: str) -> None:
     user = User.objects.filter(email=email, is_active=True).first()
     if user is not None:
         mail.send_password_reset(user)
+
+
+@shared_task(expires=600)
+def test_own_credential(test_id: str) -> None:
+    """Lists a provider's models with a tenant's own credential."""
+    own_credentials.run_test(UUID(test_id))
 
 
 def after_commit(task: Task, *args: str) -> None:
