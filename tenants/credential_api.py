@@ -16,10 +16,11 @@ from rest_framework.viewsets import GenericViewSet
 
 from catalog.connection_tests import ConnectionTest
 from catalog.fields import SecretFields
-from catalog.rest import StrictFilters, StrictRows
+from catalog.rest import StrictFilters, StrictRows, Versioned
 from tenants import own_credentials, selectors
 from tenants.authentication import tenant_of
 from tenants.models import TenantCredential
+from tenants.services import hold_tenant
 
 
 class OwnCredentialFields(StrictRows):
@@ -103,7 +104,7 @@ class TestFields(serializers.Serializer[ConnectionTest]):
         "the platform's credentials serve, at the platform's price.",
     ),
 )
-class OwnCredentialViews(mixins.ListModelMixin, GenericViewSet[TenantCredential]):
+class OwnCredentialViews(Versioned, mixins.ListModelMixin, GenericViewSet[TenantCredential]):
     """Keys that the caller's tenant has at providers itself."""
 
     read_scope, write_scope = "models:read", "admin"
@@ -115,6 +116,9 @@ class OwnCredentialViews(mixins.ListModelMixin, GenericViewSet[TenantCredential]
 
     def get_queryset(self) -> QuerySet[TenantCredential]:
         return selectors.own_credentials_of(tenant_of(self.request).id)
+
+    def hold(self) -> None:
+        hold_tenant(tenant_of(self.request).id)
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
         return Response(OwnCredentialFields(selectors.find_own_credential(tenant_of(request).id, pk)).data)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.db import transaction
 
+from audit.facts import facts as facts_of
+from audit.services import record
 from catalog import connection_tests
 from catalog.connection_tests import ConnectionTest
 from catalog.loading import endpoint_of, sealer
@@ -27,7 +29,7 @@ from providers.base import EndpointRefused, Kind
 from tenants.loading import SEALED_AS, own_credential
 from tenants.models import TenantCredential
 from tenants.own_routes import own_endpoint
-from tenants.selectors import find_own_credential
+from tenants.selectors import find_own_credential, own_credentials_of
 from tenants.services import tenant_changed
 
 MOST_CREDENTIALS = 20  # of one tenant at one provider: each is a set of connections of its own
@@ -74,6 +76,7 @@ def add_credential(
     row = TenantCredential(id=uuid.uuid4(), tenant_id=tenant_id, provider=found)
     _apply(row, facts, secret)
     row.save(force_insert=True)
+    record("provider_credential.added", **_about(row), after=facts_of(row))
     return row
 
 
@@ -87,9 +90,11 @@ def change_credential(
 ) -> TenantCredential:
     """Changes what is given; a secret takes the place of the one before."""
     tenant_changed(tenant_id)
-    row = find_own_credential(tenant_id, credential_id)
+    row = held_own_credential(tenant_id, credential_id)
+    before = facts_of(row)
     _apply(row, facts, secret)
     row.save()
+    record("provider_credential.changed", **_about(row), before=before, after=facts_of(row))
     return row
 
 
@@ -97,7 +102,16 @@ def change_credential(
 def remove_credential(*, tenant_id: UUID, credential_id: UUID) -> None:
     """Forgets one. No request that begins after the commit's news has come (within a second) is called with it."""
     tenant_changed(tenant_id)
-    find_own_credential(tenant_id, credential_id).delete()
+    row = find_own_credential(tenant_id, credential_id)
+    record("provider_credential.removed", **_about(row), before=facts_of(row))
+    row.delete()
+
+
+def held_own_credential(tenant_id: UUID, credential_id: UUID) -> TenantCredential:
+    """The row, or `NotFound`. Who seals secrets anew (`config.resealing`) waits until this transaction ends: else a
+    save here could bring back what the old key sealed."""
+    own_credentials_of(tenant_id).select_for_update(of=("self",)).filter(id=credential_id).first()
+    return find_own_credential(tenant_id, credential_id)
 
 
 def begin_test(*, tenant_id: UUID, credential_id: UUID) -> ConnectionTest:
@@ -132,6 +146,10 @@ def run_test(test_id: UUID) -> None:
 def subject_of(row: TenantCredential) -> str:
     """How a test says that it is this credential's."""
     return f"credential {row.id}"
+
+
+def _about(row: TenantCredential) -> dict[str, Any]:
+    return {"tenant_id": row.tenant_id, "subject": "provider_credential", "subject_id": row.id}
 
 
 def _apply(row: TenantCredential, facts: CredentialFacts, secret: Mapping[str, str] | None) -> None:

@@ -102,6 +102,34 @@ def test_a_new_secret_takes_the_place_of_the_old_one_and_nothing_else_changes(ac
     assert changed.json() == row | {"hint": "0123", "updated_at": changed.json()["updated_at"]}
 
 
+def test_what_was_done_is_written_down_without_the_secret(acme: Party, vendors: None) -> None:
+    from audit.models import AuditEvent
+
+    one = f"{PATH}/{post(acme).json()['id']}"
+    acme.api.patch(one, {"use": "last", "secret": {"api_key": "sk-another-one-0123"}}, format="json")
+    acme.api.delete(one)
+
+    events = AuditEvent.objects.filter(subject_kind="provider_credential").order_by("id")
+    assert [(each.tenant_id, each.action.partition(".")[2]) for each in events] == [
+        (acme.id, "added"),
+        (acme.id, "changed"),
+        (acme.id, "removed"),
+    ]
+    assert events[1].before == {"use": "only", "hint": "7f3a"}
+    assert events[1].after == {"use": "last", "hint": "0123"}
+    assert not any("sealed" in (each.after or {}) or SECRET in str(each.after) for each in events)
+
+
+def test_a_change_by_what_is_old_is_refused(acme: Party, vendors: None) -> None:
+    one = f"{PATH}/{post(acme).json()['id']}"
+    read = acme.api.get(one)["ETag"]
+    assert acme.api.patch(one, {"use": "last"}, format="json", headers={"If-Match": read}).status_code == 200
+
+    late = acme.api.patch(one, {"label": "x"}, format="json", headers={"If-Match": read})
+
+    assert late.status_code == 412
+
+
 @pytest.mark.parametrize(
     ("words", "status", "param", "says"),
     [
