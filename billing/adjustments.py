@@ -6,7 +6,8 @@ second adds nothing, unless requests that were under way were booked meanwhile. 
 at once one books, because the ids follow from what is adjusted.
 
 Adjusted are answered requests that were charged at the catalogue's price, by their own tokens, each rounded as it was
-when it was charged. A tenant's own price is its own matter.
+when it was charged. A tenant's own price is its own matter, and so
+is what it pays its provider itself.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SELECT tenant_id, key_id, agent_id,
 FROM billing_usagerow
 WHERE model_id = %(model_id)s AND id >= %(first_id)s AND id < %(last_id)s
     AND created_at >= %(starts)s AND created_at < %(ends)s
-    AND status = 'ok' AND tokens > 0 AND NOT own_price
+    AND status = 'ok' AND tokens > 0 AND NOT own_price AND paid_by = 'platform'
 GROUP BY tenant_id, key_id, agent_id
 """
 # All of a correction have its moment as their time.

@@ -1,6 +1,7 @@
 """What providers counted beyond what was held: the platform's cost, and its operators' to know.
 
-A tenant is charged at most its hold, so whatever lies above it in the ledger is an excess. One alert for each model of
+A tenant is charged at most its hold, so whatever lies above it in the ledger is an excess, unless
+it pays the provider itself. One alert for each model of
 a provider and UTC day; its figures grow with the day.
 """
 
@@ -52,7 +53,7 @@ def _excess(day: datetime) -> Iterable[Mapping[str, Any]]:
     return (
         # The ids begin with the time: their index finds the day among the rows of all tenants.
         UsageRow.objects.filter(created_at__gte=day, created_at__lt=end, id__gte=_first_id(day), id__lt=_first_id(end))
-        .filter(provider_tokens__gt=F("held_tokens"))
+        .filter(provider_tokens__gt=F("held_tokens"), paid_by="platform")
         .order_by("provider", "model")
         .values("provider", "model")
         .annotate(excess=Sum(F("provider_tokens") - F("held_tokens")), requests=Count("id"))

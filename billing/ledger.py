@@ -90,6 +90,7 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     pool: int | None = None  # that the charge was spent from (`billing.limits.Hold.pool`)
     own_price: bool = False
+    paid_by: str = "platform"  # who pays the provider: the platform, or the tenant with a credential of its own
 
 
 class _Entry:

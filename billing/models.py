@@ -44,6 +44,12 @@ class UsageRow(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0)
     pool = models.BigIntegerField(null=True, help_text="What the charge was spent from; see `Pool`.")
     own_price = models.BooleanField(default=False, help_text="Charged at the tenant's own price, not the catalogue's.")
+    paid_by = models.CharField(
+        max_length=10,
+        default="platform",
+        choices=[("platform", "platform"), ("tenant", "tenant")],
+        help_text="Who pays the provider. `tenant`: called with the tenant's own credential; it costs nothing here.",
+    )
     corrects_day = models.DateField(null=True, help_text="Of an adjustment: the UTC day whose cost it corrects.")
     reason = models.CharField(max_length=200, blank=True, help_text="Of an adjustment: why.")
 

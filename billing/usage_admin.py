@@ -174,7 +174,7 @@ class UsageRowAdmin(LedgerAdmin):
         ("Correction", {"fields": ("corrects_day", "reason")}),
         ("Who", {"fields": ("key", "agent_id")}),
         ("Answered by", {"fields": ("model", "provider", "space", "dimensions", "attempts")}),
-        ("Charged", {"fields": ("items", "shown_cached", "shown_tokens", "estimated", "own_price", "cost")}),
+        ("Charged", {"fields": ("items", "shown_cached", "shown_tokens", "estimated", "own_price", "paid_by", "cost")}),
         ("Time", {"fields": ("took", "provider_took")}),
         ("Calls to providers", {"fields": ("calls",)}),
     )

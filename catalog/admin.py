@@ -5,7 +5,6 @@ Secrets go in and never come out: of a credential its label and last four charac
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,64 +17,21 @@ from django.urls import URLPattern, path
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.widgets import (
-    UnfoldAdminExpandableTextareaWidget,
-    UnfoldAdminPasswordWidget,
     UnfoldAdminSelectWidget,
-    UnfoldAdminTextInputWidget,
 )
 
 from catalog import connection_tests, discovery_admin, model_admin, upstreams
 from catalog.admin_base import Dialog, HouseAdmin, RowForm, ShownRows, is_operator, posted
+from catalog.admin_credentials import CredentialForm, how_it_stands
 from catalog.admin_looks import TONES, when
 from catalog.models import Provider, ProviderCredential, VectorSpace
-from core.clock import utc_now
 from providers.base import Kind
 
 __all__ = ["ProviderAdmin", "VectorSpaceAdmin", "discovery_admin", "model_admin"]
 
-WORKER_IS_LATE = timedelta(seconds=15)
 _CALLING = ("base_url", "region", "project", "api_version")
 _CAPS = ("max_items", "max_tokens_per_call", "max_concurrency", "timeout_s", "rpm", "tpm")
 _SHARING = ("batch_window_ms", "mixes_tenants")
-_SECRETS = {
-    "api_key": "API key",
-    "aws_access_key_id": "AWS access key id",
-    "aws_secret_access_key": "AWS secret access key",
-    "aws_session_token": "AWS session token (of temporary keys only)",
-    "service_account": "Service account (the JSON file's text)",
-}
-
-
-class CredentialForm(forms.Form):
-    """The fields that a provider of this kind takes, all of them write-only."""
-
-    label = forms.CharField(
-        required=False,
-        max_length=100,
-        widget=UnfoldAdminTextInputWidget,
-        help_text="For you, to tell several apart.",
-    )
-
-    def __init__(self, *args: Any, kind: Kind, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._names = sorted(frozenset().union(*upstreams.SECRETS[kind]))
-        is_only_way = len(upstreams.SECRETS[kind]) == 1
-        for name in self._names:
-            is_text = name == "service_account"
-            hidden = {"autocomplete": "new-password"}
-            self.fields[name] = forms.CharField(
-                label=_SECRETS[name],
-                required=is_only_way,
-                max_length=16_384 if is_text else 4_096,
-                strip=is_text,
-                widget=UnfoldAdminExpandableTextareaWidget if is_text else UnfoldAdminPasswordWidget(attrs=hidden),
-            )
-        if len(upstreams.SECRETS[kind]) > 1:
-            self.fields["label"].help_text += " Give either the API key alone, or both AWS keys."
-
-    def clean(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().clean() or {}
-        return data | {"secret": {name: data[name] for name in self._names if data.get(name)}}
 
 
 class WhichCredential(forms.Form):
@@ -274,15 +230,7 @@ class ProviderAdmin(HouseAdmin[Provider]):
     def test_state(self, request: HttpRequest, object_id: int, test_id: UUID) -> JsonResponse:
         """What is known by now, for the page."""
         row = self._provider(request, object_id)
-        test = connection_tests.find(test_id)
-        if test is None or test.provider_id != row.pk:
-            return JsonResponse({"state": "forgotten", "findings": []})
-        is_late = test.state == "waiting" and utc_now() - test.asked_at > WORKER_IS_LATE
-        findings = [
-            {"credential": each.credential, "is_ok": each.is_ok, "detail": each.detail, "names": each.names}
-            for each in test.findings
-        ]
-        return JsonResponse({"state": "late" if is_late else test.state, "findings": findings})
+        return how_it_stands(test_id, connection_tests.subject_of(row))
 
     def _provider(self, request: HttpRequest, object_id: int) -> Provider:
         if not self.has_change_permission(request):

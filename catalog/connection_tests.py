@@ -1,13 +1,15 @@
 """Whether a provider knows us: with each of its credentials, in the background, its models are listed (never billed).
 
-Owns the test's life: `begin` in the web, `run` in a worker, `find` for the page that waits. What it found is kept in
-Django's cache for an hour: it describes a moment, and nothing is decided by it.
+Owns the test's life: `begin` in the web, `run` in a worker, `find` for the page that waits; `start` and `carry_out` are
+the same for who tests other credentials than the platform's. What it found is kept in Django's cache for an hour: it
+describes a moment, and nothing is decided by it.
 Failure: without a worker a test stays `waiting`, without Redis it is not found; the page says either.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,7 +46,7 @@ class ConnectionTest:
     """`state` is waiting (for a worker), running or done."""
 
     id: UUID
-    provider_id: int
+    subject: str  # what is tested: a provider, or a tenant's own credential
     asked_at: datetime
     state: str = "waiting"
     findings: tuple[Finding, ...] = ()
@@ -54,10 +56,20 @@ def begin(provider: Provider) -> ConnectionTest:
     """Asks a worker to test the provider once this is committed."""
     from catalog.tasks import test_connection  # it calls `run` here
 
-    test = ConnectionTest(uuid4(), provider.pk, utc_now())
-    _keep(test)
     record("provider.tested", tenant_id=None, subject="provider", subject_id=provider.slug)
-    transaction.on_commit(lambda: test_connection.delay(str(test.id)))
+    return start(subject_of(provider), lambda test_id: test_connection.delay(test_id))
+
+
+def subject_of(provider: Provider) -> str:
+    """How a test says that it is this provider's."""
+    return f"provider {provider.pk}"
+
+
+def start(subject: str, ask_worker: Callable[[str], object]) -> ConnectionTest:
+    """A test that waits; `ask_worker` is called with its id after the commit."""
+    test = ConnectionTest(uuid4(), subject, utc_now())
+    _keep(test)
+    transaction.on_commit(lambda: ask_worker(str(test.id)))
     return test
 
 
@@ -74,15 +86,21 @@ def run(test_id: UUID) -> None:
     test = find(test_id)
     if test is None:
         return
-    provider = Provider.objects.prefetch_related("credentials").filter(id=test.provider_id).first()
+    found = Provider.objects.prefetch_related("credentials").filter(id=test.subject.removeprefix("provider "))
+    provider = found.first()
     if provider is None:
         return
-    test = replace(test, state="running")
-    _keep(test)
     labels = {str(each.id): str(each) for each in provider.credentials.all()}
     endpoints = endpoints_of(provider)
-    for endpoint in endpoints:
-        found = _try(endpoint, labels.get(endpoint.credential_id, "without a credential"))
+    carry_out(test, [(labels.get(each.credential_id, "without a credential"), each) for each in endpoints])
+
+
+def carry_out(test: ConnectionTest, endpoints: Sequence[tuple[str, Endpoint]]) -> None:
+    """Tries each endpoint, which has a name for people."""
+    test = replace(test, state="running")
+    _keep(test)
+    for label, endpoint in endpoints:
+        found = _try(endpoint, label)
         test = replace(test, findings=(*test.findings, found))
         _keep(test)  # one after the other: the page shows how far it is
     if not endpoints:

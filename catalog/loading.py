@@ -6,6 +6,7 @@ Failure: a credential that does not open is left out and logged; its provider th
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
 
 from django.conf import settings
@@ -64,6 +65,7 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         provider=row.provider.slug,
         kind=Kind(row.provider.kind),
         endpoints=endpoints_of(row.provider),
+        template=endpoint_of(row.provider),
         is_provider_enabled=row.provider.is_enabled,
         space=row.space.slug,
         epoch=row.space.epoch,
@@ -107,20 +109,22 @@ def endpoints_of(provider: Provider) -> tuple[Endpoint, ...]:
             log.error("credential %s of provider %s: %s", credential.id, provider.slug, error)
     if not found and provider.kind in (Kind.LOCAL, Kind.OPENAI_COMPATIBLE):
         found.append(("", {}))  # these two may serve without a key
-    return tuple(
-        Endpoint(
-            slug=provider.slug,
-            kind=Kind(provider.kind),
-            base_url=provider.base_url,
-            region=provider.region,
-            project=provider.project,
-            api_version=provider.api_version,
-            credential_id=credential_id,
-            secret=secret,
-            max_items=provider.max_items,
-            max_tokens_per_call=provider.max_tokens_per_call,
-            max_concurrency=provider.max_concurrency,
-            timeout_s=provider.timeout_s,
-        )
-        for credential_id, secret in found
+    return tuple(endpoint_of(provider, credential_id, secret) for credential_id, secret in found)
+
+
+def endpoint_of(provider: Provider, credential_id: str = "", secret: Mapping[str, str] | None = None) -> Endpoint:
+    """How a provider is called, with this credential."""
+    return Endpoint(
+        slug=provider.slug,
+        kind=Kind(provider.kind),
+        base_url=provider.base_url,
+        region=provider.region,
+        project=provider.project,
+        api_version=provider.api_version,
+        credential_id=credential_id,
+        secret=secret or {},
+        max_items=provider.max_items,
+        max_tokens_per_call=provider.max_tokens_per_call,
+        max_concurrency=provider.max_concurrency,
+        timeout_s=provider.timeout_s,
     )

@@ -80,7 +80,7 @@ def add_provider(
     if slug in _PATHS:
         raise InvalidRequest(f"{slug!r} is a path of this API; take another slug.", param="slug")
     _check_address(settings)  # resolves a name: outside the transaction
-    _check_service_account(secret, by_operator)
+    check_service_account(secret, by_operator)
     items, tokens = CAPS.get(Kind(kind), _DEFAULT_CAPS)
     settings.setdefault("max_items", items)
     settings.setdefault("max_tokens_per_call", tokens)
@@ -112,7 +112,7 @@ def change_provider(
     `once_held` may refuse by what the row is, when it cannot change any more: names are resolved before that.
     """
     _check_address(settings)
-    _check_service_account(secret, by_operator)
+    check_service_account(secret, by_operator)
     with transaction.atomic():
         row = held_provider(slug)
         once_held()
@@ -148,7 +148,7 @@ def add_credential(
     *, slug: str, secret: Mapping[str, str], label: str = "", by_operator: bool = False
 ) -> ProviderCredential:
     """One more credential to rotate over."""
-    _check_service_account(secret, by_operator)
+    check_service_account(secret, by_operator)
     with transaction.atomic():
         credential = _add_credential(held_provider(slug), secret, label)
         after = facts_of(credential)
@@ -203,7 +203,8 @@ def _check_address(settings: ProviderSettings) -> None:
         check_base_url(settings["base_url"])
 
 
-def _check_service_account(secret: Mapping[str, str] | None, by_operator: bool) -> None:
+def check_service_account(secret: Mapping[str, str] | None, by_operator: bool) -> None:
+    """Raises `InvalidRequest` for a service account that asks for its tokens where this person may not send us."""
     text, param = (secret or {}).get("service_account"), "secret.service_account"
     if not text:
         return
@@ -236,14 +237,15 @@ def _check_mixing(row: Provider) -> None:
 
 
 def _add_credential(row: Provider, secret: Mapping[str, str], label: str) -> ProviderCredential:
-    _check_secret(Kind(row.kind), secret)
-    credential = ProviderCredential(id=uuid.uuid4(), provider=row, label=label, hint=_hint(secret))
+    check_secret(Kind(row.kind), secret)
+    credential = ProviderCredential(id=uuid.uuid4(), provider=row, label=label, hint=hint_of(secret))
     credential.sealed = sealer().seal(secret, tenant=PLATFORM, table="provider_credential", row=str(credential.id))
     credential.save(force_insert=True)
     return credential
 
 
-def _check_secret(kind: Kind, secret: Mapping[str, str]) -> None:
+def check_secret(kind: Kind, secret: Mapping[str, str]) -> None:
+    """Raises `InvalidRequest` for what is no whole credential of this kind."""
     alternatives = SECRETS[kind]
     if not alternatives:
         raise InvalidRequest(f"Providers of kind {kind.value} take no secret.", param="secret")
@@ -259,6 +261,7 @@ def _check_secret(kind: Kind, secret: Mapping[str, str]) -> None:
             )
 
 
-def _hint(secret: Mapping[str, str]) -> str:
+def hint_of(secret: Mapping[str, str]) -> str:
+    """The last four letters, by which people tell one from another."""
     told = secret.get("api_key") or secret.get("aws_access_key_id") or ""
     return told[-4:] if len(told) >= 12 else ""  # of a short one, four letters would be too many

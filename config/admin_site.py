@@ -44,6 +44,7 @@ _MEMBERS = (
         "Access",
         (
             ("API keys", "key", "tenants_apikey"),
+            ("Provider credentials", "vpn_key", "tenants_tenantcredential"),
             ("Agents", "smart_toy", "tenants_agent"),
             ("Members", "group", "tenants_membership"),
             ("Invitations", "mail", "tenants_invitation"),
@@ -71,6 +72,7 @@ _OPERATORS = (
             ("Their models", "hub", "tenants_tenantmodel"),
             ("Limits", "speed", "billing_limit"),
             ("API keys", "key", "tenants_apikey"),
+            ("Provider credentials", "vpn_key", "tenants_tenantcredential"),
             ("Agents", "smart_toy", "tenants_agent"),
         ),
     ),

@@ -18,6 +18,7 @@ from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
 from embeddings.breaker_api import HoldBreakers, ProvidersHealth
 from tenants.api import ApiKeyViews, TenantViews
+from tenants.credential_api import OwnCredentialViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 from tenants.people_api import InvitationViews, MemberViews, OwnTenantView
 
@@ -30,6 +31,7 @@ router.register("embedding-models/providers", ProviderViews, basename="provider"
 router.register("embedding-models/catalog", CatalogViews, basename="catalog")
 router.register("embedding-models/discovery/runs", DiscoveryRunViews, basename="discovery-run")
 router.register("tenant-models", TenantModelViews, basename="tenant-model")
+router.register("provider-credentials", OwnCredentialViews, basename="provider-credential")
 router.register("agents", AgentViews, basename="agent")
 router.register("limits", LimitViews, basename="limit")
 router.register("alerts", AlertViews, basename="alert")

@@ -49,6 +49,11 @@ class Sealer:
             raise SealBroken(f"a secret of {table} does not open with key {key_id!r}") from error
         return msgspec.json.decode(plain, type=dict[str, str])
 
+    @property
+    def writer(self) -> str:
+        """The id of the first key."""
+        return self._writer
+
 
 def parse_keys(keys: str) -> dict[str, bytes]:
     """Key ids to 32-byte keys, in order. Raises ValueError with a message that shows no key."""

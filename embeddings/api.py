@@ -227,7 +227,7 @@ def _selected(request: Request, found: Explained, snapshot: TenantSnapshot, agen
             "is_default": configured.is_default,
             "priority": configured.priority,
             "selected_at": now,
-            "reason": chosen.reason,
+            "reason": ", ".join(filter(None, (chosen.reason, chosen.way))),
         },
         **_chain(found),
     }

@@ -48,7 +48,7 @@ class Computing:
         """Raises `Next` when no route of this candidate may be called now; so nothing is held for it in vain."""
         deployment = candidate.choice.deployment
         refused = None
-        for endpoint in deployment.endpoints:
+        for endpoint in candidate.choice.endpoints:
             admission = self._board.admit(route_key(endpoint, deployment.identifier))
             if admission.verdict is not Verdict.NOT_NOW:
                 return
@@ -69,7 +69,7 @@ class Computing:
     async def compute(self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int]) -> None:
         """Has these texts computed by the candidate's provider, with one credential after the other."""
         error: QuiverError = NoModelAvailable("No provider could be called.")
-        for endpoint in self._rotated(candidate.choice.deployment.endpoints):
+        for endpoint in self._rotated(candidate.choice.endpoints):
             while mine:
                 if work.call.deadline - time.monotonic() < _LEAST_TIME_S:
                     raise with_attempts(ProviderTimeout("The deadline passed before a provider answered."), work.trace)

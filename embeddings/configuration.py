@@ -131,9 +131,14 @@ class Configuration:
         return self._clock() - self._confirmed_at <= self._stale_s
 
     def endpoints_in_use(self) -> list[Any]:
-        """All endpoints of the catalogue in force, for retiring the adapters of others."""
+        """All endpoints in force, of the catalogue and of tenants' own credentials, for retiring the adapters of
+        others."""
         catalog = self._catalog
-        return [] if catalog is None else [e for d in catalog.deployments.values() for e in d.endpoints]
+        found = [] if catalog is None else [e for d in catalog.deployments.values() for e in d.endpoints]
+        for known in self._tenants.values():
+            if known.is_current:
+                found += [e for routes in known.snapshot.own.values() for e in (*routes.first, *routes.last)]
+        return found
 
     def statistics(self) -> dict[str, int]:
         return {"keys": len(self._keys), "tenants": len(self._tenants), "generation": self._generation}

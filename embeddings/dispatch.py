@@ -1,4 +1,5 @@
-"""Sends the texts of requests to providers: in the calls that `batching.py` decides on, within each provider's slots.
+"""Sends the texts of requests to providers: in the calls that `batching.py` decides on, within each provider's slots
+(a tenant's own credential has slots of its own).
 
 Owns the slots, the timers and the tasks of calls under way. What one call brings to whom is `calls.py`; what a call is
 (adapter, check, breaker), and what a part costs, is the gateway's.
@@ -28,12 +29,14 @@ from providers.failures import FailureKind, ProviderFailure
 __all__ = ["CallShare", "Dispatcher", "Items", "Part", "Send", "Sent", "Upstream"]
 
 _MOST_LANES = 4096
+_MOST_POOLS = 4096
 
 
 @dataclass(slots=True, eq=False)
 class _Pool:
-    """The slots of one provider."""
+    """The slots of one provider, or of one tenant's own credential there."""
 
+    slug: str
     queue: Queue[Ticket]
     items: list[float] = field(default_factory=list)  # of calls since the figures were written down
     waits: list[float] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Dispatcher:
                 input_type=input_type,
                 takes_tokens=takes_tokens,
             )
-            self._pool(endpoint.slug).queue.slots = endpoint.max_concurrency
+            self._pool(endpoint).queue.slots = endpoint.max_concurrency
         return lane
 
     async def submit(
@@ -101,7 +104,7 @@ class Dispatcher:
         now = self._clock()
         if self._is_closed or deadline - now < LEAST_TIME_S:
             return Part.unsent(len(items), lane.width, ProviderFailure(FailureKind.BUSY, "no time was left to send it"))
-        pool = self._pool(lane.endpoint.slug)
+        pool = self._pool(lane.endpoint)
         ticket = Ticket(
             lane=lane,
             tenant=tenant,
@@ -149,34 +152,43 @@ class Dispatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def statistics(self) -> dict[str, dict[str, float]]:
-        """For each provider: `slots`, `calls` under way, jobs `queued`, and for how long (`oldest_wait_ms`)."""
+        """For each provider: `slots`, `calls` under way, jobs `queued`, and for how long (`oldest_wait_ms`); tenants'
+        own credentials there are counted in."""
         now = self._clock()
         found: dict[str, dict[str, float]] = {}
-        for slug, pool in self._pools.items():
+        for pool in self._pools.values():
             queue, oldest = pool.queue, pool.queue.oldest()
             waited_ms = 0.0 if oldest is None else round((now - oldest) * 1000, 1)
-            found[slug] = {
-                "slots": queue.slots,
-                "calls": queue.calls,
-                "queued": queue.jobs,
-                "oldest_wait_ms": waited_ms,
-            }
+            figures = found.setdefault(pool.slug, {"slots": 0, "calls": 0, "queued": 0, "oldest_wait_ms": 0.0})
+            figures["slots"] += queue.slots
+            figures["calls"] += queue.calls
+            figures["queued"] += queue.jobs
+            figures["oldest_wait_ms"] = max(figures["oldest_wait_ms"], waited_ms)
         return found
 
     def count(self) -> None:
         """Writes down how large calls were and how long their texts waited."""
-        for slug, pool in self._pools.items():
+        for pool in self._pools.values():
             items, waits, pool.items[:], pool.waits[:] = list(pool.items), list(pool.waits), [], []
             if items:
-                observe_all(metrics.batch_items.labels(slug), items)
+                observe_all(metrics.batch_items.labels(pool.slug), items)
             if waits:
-                observe_all(metrics.batch_wait_seconds.labels(slug), waits)
+                observe_all(metrics.batch_wait_seconds.labels(pool.slug), waits)
 
-    def _pool(self, slug: str) -> _Pool:
-        pool = self._pools.get(slug)
+    def _pool(self, endpoint: Endpoint) -> _Pool:
+        name = endpoint.slots
+        pool = self._pools.get(name)
         if pool is None:
-            pool = self._pools[slug] = _Pool(Queue(slots=1))
+            if len(self._pools) >= _MOST_POOLS:
+                self._forget_idle_pools()
+            pool = self._pools[name] = _Pool(endpoint.slug, Queue(slots=endpoint.max_concurrency))
         return pool
+
+    def _forget_idle_pools(self) -> None:
+        """Tenants' own credentials come and go."""
+        self.count()
+        for name in [n for n, p in self._pools.items() if n != p.slug and not (p.queue.calls or p.queue.has_waiting)]:
+            del self._pools[name]
 
     def _pump(self, pool: _Pool, now: float) -> None:
         """Starts every call that can be made now, and sees to it that somebody looks again."""

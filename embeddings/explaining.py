@@ -70,7 +70,7 @@ def described(candidate: Candidate) -> dict[str, Any]:
         "space": deployment.space,
         "dimensions": candidate.dimensions,
         "estimated_cost": usd_text(candidate.held_nano),
-        "reasons": [candidate.reason],
+        "reasons": [candidate.reason, *filter(None, [candidate.way])],
     }
 
 

@@ -34,7 +34,7 @@ def not_permitted(
     return None
 
 
-def not_available(choice: Choice) -> errors.QuiverError | None:
+def not_available(choice: Choice, *, can_be_called: bool) -> errors.QuiverError | None:
     deployment = choice.deployment
     name = f"{deployment.name} at {deployment.provider}"
     is_on_trial = deployment.state == "unavailable" and deployment.unavailable_cause == Cause.PROVIDER
@@ -42,7 +42,7 @@ def not_available(choice: Choice) -> errors.QuiverError | None:
         return errors.NoModelAvailable(f"{name} is {deployment.state}.")
     if not deployment.is_provider_enabled:
         return errors.NoModelAvailable(f"The provider {deployment.provider} is switched off.")
-    if not deployment.endpoints:
+    if not can_be_called:
         return errors.NoModelAvailable(f"No credential was added for the provider {deployment.provider} yet.")
     return None
 

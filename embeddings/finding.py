@@ -50,6 +50,7 @@ class Eligible:
     is_preferred: bool = False  # by the agent that asks
     own_dimensions: int | None = None  # the requested model's: its space at another width is not comparable
     dimensions: int = 0
+    way: str = ""  # with whose credential, where the tenant has one of its own
     fault: errors.QuiverError | None = None
 
 

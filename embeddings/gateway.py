@@ -46,6 +46,7 @@ from embeddings.records import Attempt, Charge, usage_of
 from embeddings.requests import EmbeddingRequest
 from embeddings.routes import route_key
 from embeddings.selection import Candidate, Chain, Dropped, Plan
+from embeddings.snapshot import PLATFORM
 from embeddings.tokens import Size
 from embeddings.work import Next, Work, with_attempts
 from providers.base import Vectors
@@ -172,7 +173,8 @@ class Gateway:
         found: dict[UUID, float] = {}
         for entry in plan.entries:
             deployment = entry.choice.deployment
-            known = [seen.get(route_key(each, deployment.identifier)) for each in deployment.endpoints]
+            known = [seen.get(route_key(each, deployment.identifier)) for each in entry.choice.endpoints]
+            known.append(found.get(deployment.model_id))  # by another way to it
             if times := [ms for ms in known if ms is not None]:
                 found[deployment.model_id] = min(times)
         return found
@@ -325,6 +327,7 @@ class Gateway:
             is_estimated=has_computed and work.told_tokens is None,
             cached=gathered.cached,
             pool=hold.pool if hold is not None else None,
+            paid_by=candidate.choice.paid_by if has_computed else PLATFORM,
         )
         usage = usage_of(work.request, call, work.trace, "ok", charge)
         calls = tuple(work.trace.calls)

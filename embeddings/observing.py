@@ -25,6 +25,7 @@ from core.clock import unix_ms
 from core.metrics import BoundedLabel, observe_all
 from core.money import NANO
 from embeddings.records import Attempt
+from embeddings.snapshot import PLATFORM
 
 PERIOD_S = 1.0
 MOST_WAITING = 50_000
@@ -143,7 +144,7 @@ class Observer:
             total[2] += usage.cost_nano
             if usage.status == "ok":
                 request_seconds[usage.model, usage.provider].append(usage.latency_ms / 1000)
-                if (usage.provider_tokens or 0) > usage.held_tokens:
+                if usage.paid_by == PLATFORM and (usage.provider_tokens or 0) > usage.held_tokens:
                     excess[usage.model, usage.provider] += (usage.provider_tokens or 0) - usage.held_tokens
             for call in calls:
                 calls_made[call.model, call.provider].append(call)

@@ -12,6 +12,7 @@ from embeddings.caller import Call
 from embeddings.calls import CallShare
 from embeddings.requests import EmbeddingRequest
 from embeddings.selection import Candidate
+from embeddings.snapshot import PLATFORM
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +46,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     is_estimated: bool = False
     cached: int = 0
     pool: int | None = None
+    paid_by: str = PLATFORM
 
 
 def usage_of(
@@ -82,6 +84,7 @@ def usage_of(
         attempts=len(trace.attempts),
         pool=charge.pool if charge else None,
         own_price=charge is not None and charge.candidate.choice.configured.nano_per_million is not None,
+        paid_by=charge.paid_by if charge else PLATFORM,
     )
 
 

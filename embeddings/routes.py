@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from providers.base import Endpoint
+from providers.base import OWN, Endpoint
 
 
 class Route(NamedTuple):
@@ -36,6 +36,11 @@ def parts(key: str) -> Route:
     """The reverse of `route_key`."""
     found = [part.replace("%7C", "|").replace("%25", "%") for part in key.split("|")]
     return Route(*found) if len(found) == 4 else Route(key, "", "", "")
+
+
+def is_own(credential_id: str) -> bool:
+    """Whether the route is called with a tenant's own credential."""
+    return credential_id.startswith(OWN)
 
 
 def _literal(part: str) -> str:

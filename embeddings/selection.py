@@ -28,6 +28,7 @@ from embeddings.finding import NO_WISHES, REQUESTED, Eligible, Question, find
 from embeddings.requests import EmbeddingRequest, Fallback, Strategy
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
+from embeddings.ways import by_ways, can_be_called
 from providers.base import Kind
 from tenants.preferences import Preferences
 
@@ -67,6 +68,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     nano_per_million: int
     too_dear: errors.QuiverError | None = None  # for what must be computed; what is in the cache may be answered
     too_long: Mapping[int, errors.QuiverError] = _NONE  # items that fail alone, by index
+    way: str = ""  # with whose credential, where the tenant has one of its own
 
     @property
     def held_nano(self) -> int:
@@ -120,7 +122,7 @@ def plan(asked: Question, snapshot: TenantSnapshot, now: datetime, preferences: 
         judged = [replace(each, fault=each.fault or forbidden) for each in judged]
     if asked.model is None:  # what the agent does not use at all is listed for its reason only
         judged.sort(key=lambda e: isinstance(e.fault, errors.KeyNotPermitted) and not e.is_preferred)
-    return Plan(tuple(_narrowed(judged, asked.fallback)), asked.strategy)
+    return Plan(tuple(by_ways(_narrowed(judged, asked.fallback), snapshot)), asked.strategy)
 
 
 def fit(
@@ -151,7 +153,7 @@ def fit(
         held = sum(min(count, deployment.max_tokens) for count in size.counts)
     price = choice.price_at(now)
     dear = too_dear(request, snapshot, choice, price, held)
-    return Candidate(choice, entry.reason, entry.dimensions, size, held, price or 0, dear, longer)
+    return Candidate(choice, entry.reason, entry.dimensions, size, held, price or 0, dear, longer, entry.way)
 
 
 def rank(
@@ -200,7 +202,7 @@ def _judged(entry: Eligible, asked: Question, snapshot: TenantSnapshot, preferen
     dimensions = asked.dimensions or entry.own_dimensions or choice.deployment.dimensions
     fault = (
         not_permitted(choice, snapshot, asked.allowed_models)
-        or not_available(choice)
+        or not_available(choice, can_be_called=can_be_called(choice, snapshot))
         or other_shape(asked, choice, dimensions)
         or preferring.not_own(choice, snapshot, preferences)
     )

@@ -5,7 +5,7 @@ Owns how catalogue and configuration are put together and looked up by the names
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -14,9 +14,12 @@ from uuid import UUID
 
 from billing.limit_terms import LimitTerms, applying
 from catalog.deployments import Catalog, Deployment
+from providers.base import Endpoint
+from tenants.own_routes import OwnRoutes, own_routes
 from tenants.snapshots import ConfiguredModel, TenantConfig
 
 _MOST_CALLERS = 10_000
+PLATFORM, TENANT = "platform", "tenant"  # who pays a provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,23 @@ class Choice:
 
     deployment: Deployment
     configured: ConfiguredModel
+    own: tuple[Endpoint, ...] | None = None  # called with the tenant's own credentials: its provider bills the tenant
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """How it is called."""
+        return self.deployment.endpoints if self.own is None else self.own
+
+    @property
+    def paid_by(self) -> str:
+        """Who pays the provider."""
+        return PLATFORM if self.own is None else TENANT
 
     def price_at(self, moment: datetime) -> int | None:
-        """Nano-dollars per million tokens: the tenant's own price, else the catalogue's in force; None: unpriced."""
+        """Nano-dollars per million tokens: nothing where the tenant pays the provider, else the tenant's own price,
+        else the catalogue's in force; None: unpriced."""
+        if self.own is not None:
+            return 0
         own = self.configured.nano_per_million
         return self.deployment.price_at(moment) if own is None else own
 
@@ -38,6 +55,7 @@ class TenantSnapshot:
     catalog_version: int
     choices: tuple[Choice, ...]  # the preferred first: by priority, then the one configured first
     limits: tuple[LimitTerms, ...] = ()
+    own: Mapping[str, OwnRoutes] = field(default_factory=dict, repr=False)  # by provider, where the tenant has some
     plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # the gateway's, gone with this
     _applying: dict[tuple[UUID, str, UUID], tuple[LimitTerms, ...]] = field(
         default_factory=dict, repr=False, compare=False
@@ -76,7 +94,9 @@ class TenantSnapshot:
 
 def compose(catalog: Catalog, config: TenantConfig, limits: tuple[LimitTerms, ...] = ()) -> TenantSnapshot:
     """A configured model whose catalogue row is removed is left out."""
-    return TenantSnapshot(config, catalog.version, tuple(_choices(catalog, config.models)), limits)
+    choices = tuple(_choices(catalog, config.models))
+    templates = {each.deployment.provider: each.deployment.template for each in choices} if config.credentials else {}
+    return TenantSnapshot(config, catalog.version, choices, limits, own_routes(config.credentials, templates))
 
 
 def _choices(catalog: Catalog, models: Iterable[ConfiguredModel]) -> Iterable[Choice]:

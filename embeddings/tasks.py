@@ -20,6 +20,7 @@ from core.clock import utc_now
 from core.errors import IllegalTransition
 from embeddings.breaker_control import BreakersAway, route_health
 from embeddings.outages import judge
+from embeddings.routes import is_own
 
 _SINCE = "outages-since"
 
@@ -33,6 +34,8 @@ def follow_breakers() -> dict[str, int]:
         return {"out": 0, "back": 0}
     states: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for route in health:
+        if is_own(route.credential_id):  # says something of one tenant's account, not of the provider
+            continue
         states[route.provider, route.model].append(route.state)
     now = utc_now().timestamp()
     since: dict[UUID, float] = cache.get(_SINCE) or {}

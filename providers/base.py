@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # shape (texts, dimensions)
+OWN = "own:"  # begins the id of a credential that is a tenant's own
 
 
 class Kind(StrEnum):
@@ -70,6 +71,17 @@ class Endpoint:
         parts = [getattr(self, each.name) for each in fields(self) if each.init and each.name != "secret"]
         text = repr((parts, sorted(self.secret.items())))
         object.__setattr__(self, "identity", hashlib.sha256(text.encode()).hexdigest())
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is called with a tenant's own credential, not with the platform's."""
+        return self.credential_id.startswith(OWN)
+
+    @property
+    def slots(self) -> str:
+        """Whose slots its calls take: those of the provider, for all credentials of the platform; a tenant's own
+        credential has its own."""
+        return f"{self.slug}/{self.credential_id}" if self.is_own else self.slug
 
 
 class EndpointRefused(ValueError):

@@ -1,7 +1,13 @@
-"""Reads a tenant and its keys for the data plane, with the version that tells how old the reading is."""
+"""Reads a tenant and its keys for the data plane, with the version that tells how old the reading is. Secrets of its
+own credentials are opened here, into memory only.
+
+Failure: a credential that does not open is logged and counts as one that cannot be called with; nothing takes its place
+that the tenant did not allow.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from ipaddress import ip_network
 from typing import Any
@@ -9,14 +15,19 @@ from uuid import UUID
 
 from django.db import transaction
 
+from catalog.loading import sealer
 from core.money import nano_from_usd
+from core.sealing import SealBroken
 from tenants import preferences
 from tenants import settings as tenant_settings
-from tenants.models import Agent, ApiKey, Tenant, TenantModel
+from tenants.models import Agent, ApiKey, Tenant, TenantCredential, TenantModel
 from tenants.preferences import Preferences
 from tenants.rights import Rights, shared
 from tenants.roles import SCOPES, lesser
-from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
+from tenants.snapshots import ConfiguredModel, KeyGrant, OwnCredential, TenantConfig
+
+log = logging.getLogger(__name__)
+SEALED_AS = "tenant_credential"  # the table in what a secret is bound to
 
 # A key, the key that made it, and so on, each with the person who made it; up to where the tenant is another's. What an
 # operator's key minted for a tenant is the tenant's own.
@@ -101,7 +112,7 @@ def rights_of_row(row: ApiKey) -> Rights:
 
 @transaction.atomic
 def load_tenant(tenant_id: UUID) -> TenantConfig | None:
-    """Reads one tenant's configuration (three queries)."""
+    """Reads one tenant's configuration (four queries)."""
     tenant = Tenant.objects.filter(id=tenant_id).first()
     if tenant is None:
         return None
@@ -115,6 +126,10 @@ def load_tenant(tenant_id: UUID) -> TenantConfig | None:
         version=tenant.version,
         models=tuple(_configured(row) for row in rows),
         agents=_agents(tenant),
+        credentials=tuple(
+            own_credential(row)
+            for row in TenantCredential.objects.filter(tenant=tenant, is_enabled=True).select_related("provider")
+        ),
     )
 
 
@@ -134,6 +149,16 @@ def _configured(row: TenantModel) -> ConfiguredModel:
         nano_per_million=None if price is None else nano_from_usd(price),
         fallback_model_id=row.fallback_model_id,
     )
+
+
+def own_credential(row: TenantCredential) -> OwnCredential:
+    """The frozen value of a row; its secret is opened."""
+    secret = None
+    try:
+        secret = sealer().open(row.sealed, tenant=str(row.tenant_id), table=SEALED_AS, row=str(row.id))
+    except SealBroken as error:
+        log.error("credential %s of tenant %s: %s", row.id, row.tenant_id, error)
+    return OwnCredential(row.id, row.provider.slug, row.use, secret, row.region, row.project, row.resource)
 
 
 def _agents(tenant: Tenant) -> dict[str, Preferences]:

@@ -233,6 +233,48 @@ class TenantModel(models.Model):
         return f"{self.model} of {self.tenant}"
 
 
+class TenantCredential(models.Model):
+    """A tenant's own credential at a provider: used for its calls alone, and its provider bills the tenant."""
+
+    class Use(models.TextChoices):
+        ONLY = "only", "only: the platform's credentials are never used for this provider"
+        FIRST = "first", "first: when it fails, the platform's serve, at the platform's price"
+        LAST = "last", "last: it serves when the platform's credentials fail"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="provider_credentials")
+    provider = models.ForeignKey("catalog.Provider", on_delete=models.CASCADE, related_name="+")
+    label = models.CharField(max_length=100, blank=True, help_text="For you, to tell several apart.")
+    use = models.CharField(
+        max_length=10,
+        choices=Use.choices,
+        default=Use.ONLY,
+        help_text="What serves your requests at this provider. What is called with your own credential costs nothing "
+        "here; your provider bills you.",
+    )
+    region = models.CharField(max_length=40, blank=True, help_text="Bedrock and Vertex. Empty: the platform's.")
+    project = models.CharField(max_length=63, blank=True, help_text="Vertex. Empty: that of the service account.")
+    resource = models.CharField(max_length=63, blank=True, help_text="Azure: the name of your OpenAI resource.")
+    sealed = models.TextField(editable=False)
+    hint = models.CharField(max_length=4, blank=True, editable=False, help_text="The last four characters.")
+    is_enabled = models.BooleanField(
+        default=True, help_text="Switched off, it is as if it were not there: the platform's credentials serve."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        verbose_name = "provider credential"
+        indexes = [models.Index(fields=["tenant", "-created_at", "-id"], name="credential_by_tenant")]
+        constraints = [
+            models.CheckConstraint(condition=Q(use__in=["only", "first", "last"]), name="credential_use_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.label or 'credential'} …{self.hint}"
+
+
 class Agent(models.Model):
     """A program of a tenant's that gives itself a name, and says what it prefers."""
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from core.errors import NotFound
-from tenants.models import Agent, ApiKey, Membership, Role, Tenant, TenantModel, User
+from tenants.models import Agent, ApiKey, Membership, Role, Tenant, TenantCredential, TenantModel, User
 
 
 def find_tenant(tenant_id: UUID) -> Tenant:
@@ -51,6 +51,19 @@ def agents_of(tenant_id: UUID) -> QuerySet[Agent]:
 def members_of(tenant_id: UUID) -> QuerySet[Membership]:
     """A tenant's people and their roles."""
     return Membership.objects.filter(tenant_id=tenant_id).select_related("user")
+
+
+def own_credentials_of(tenant_id: UUID) -> QuerySet[TenantCredential]:
+    """A tenant's own credentials at providers."""
+    return TenantCredential.objects.filter(tenant_id=tenant_id).select_related("provider")
+
+
+def find_own_credential(tenant_id: UUID, credential_id: UUID) -> TenantCredential:
+    """The tenant's row, or `NotFound`."""
+    row = own_credentials_of(tenant_id).filter(id=credential_id).first()
+    if row is None:
+        raise NotFound(f"There is no provider credential {credential_id}.")
+    return row
 
 
 def addresses_to_tell(tenant_id: UUID | None) -> list[str]:

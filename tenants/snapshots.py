@@ -45,6 +45,19 @@ class ConfiguredModel:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCredential:
+    """A tenant's own credential at a provider. `use` is a word of `tenants.models.TenantCredential.Use`."""
+
+    credential_id: UUID
+    provider: str  # slug
+    use: str
+    secret: Mapping[str, str] | None = field(repr=False)  # in clear, in memory only; None: it does not open
+    region: str = ""
+    project: str = ""
+    resource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TenantConfig:
     tenant_id: UUID
     slug: str
@@ -54,3 +67,4 @@ class TenantConfig:
     version: int
     models: tuple[ConfiguredModel, ...]
     agents: Mapping[str, Preferences] = field(default_factory=dict)  # every agent that is registered, by its id
+    credentials: tuple[OwnCredential, ...] = ()  # those that are switched on

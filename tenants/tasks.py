@@ -1,4 +1,4 @@
-"""Background work of tenants: mails.
+"""Background work of tenants: mails, and tests of their own credentials.
 
 Failure: the mail server gone means tries again over some hours, then an error in the log; the broker gone means a
 logged error and no mail. In neither case does what was done fail: an invitation can be made anew, a password asked for
@@ -8,11 +8,12 @@ again.
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from celery import Task, shared_task
 from django.db import transaction
 
-from tenants import mail, passwords
+from tenants import mail, own_credentials, passwords
 from tenants.models import Invitation
 
 # SMTP's errors are OSErrors. 1, 2, 4 … minutes, about two hours in all.
@@ -37,6 +38,12 @@ def send_invitation(invitation_id: str, token: str) -> None:
 def send_password_reset(email: str) -> None:
     """Mails the way to a new password, if somebody has this address: looked up here, so that asking tells nothing."""
     passwords.mail_reset(email=email)
+
+
+@shared_task(expires=600)
+def test_own_credential(test_id: str) -> None:
+    """Lists a provider's models with a tenant's own credential."""
+    own_credentials.run_test(UUID(test_id))
 
 
 def after_commit(task: Task, *args: str) -> None:

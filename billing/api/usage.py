@@ -44,6 +44,7 @@ class UsageFields(serializers.ModelSerializer[UsageRow]):
             "provider_latency_ms",
             "attempts",
             "own_price",
+            "paid_by",
             "corrects_day",
             "reason",
         )

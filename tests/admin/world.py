@@ -90,6 +90,7 @@ def furnish(party: Party, model: Any) -> None:
     from tenants.members import add_member
     from tenants.minting import mint_key
     from tenants.models import Role
+    from tenants.own_credentials import add_credential
     from tenants.rights import Rights
     from tenants.services import add_user, change_tenant
 
@@ -111,6 +112,9 @@ def furnish(party: Party, model: Any) -> None:
             tenant_id=party.id, scope=scope, scope_id=scope_id, measure="usd", period="month", amount=5, thresholds=[50]
         )
     assert configured.is_default
+    add_credential(
+        tenant_id=party.id, provider="vendor", secret={"api_key": f"sk-concealed-of-{word}"}, label=f"{word} own"
+    )
     used(party.id, word, party.key_id)
 
 

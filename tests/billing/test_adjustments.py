@@ -138,6 +138,7 @@ def test_only_what_was_charged_at_this_price_of_the_catalogues_is_adjusted(
     use(acme, model, YESTERDAY - timedelta(milliseconds=1))  # before the moment
     use(acme, model, NOW + timedelta(hours=1))  # after the correction
     use(acme, model, YESTERDAY, own_price=True)
+    use(acme, model, YESTERDAY, paid_by="tenant")
     use(acme, model, YESTERDAY, status="provider_error", tokens=0)
     use(acme, model, YESTERDAY, source="replay", tokens=0)
     use(acme, add_model("other"), YESTERDAY)

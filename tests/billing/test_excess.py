@@ -46,5 +46,6 @@ def test_the_next_day_is_another_alert_and_ends_the_first(acme: Party) -> None:
 
 def test_a_provider_that_counts_as_held_is_no_news(acme: Party) -> None:
     used(NOW, acme.id, tokens=20, **DOUBLE)
+    used(NOW, acme.id, tokens=10, **DOUBLE, paid_by="tenant")  # its own bill
     excess.check(now=NOW)
     assert Alert.objects.count() == 0

@@ -20,6 +20,7 @@ from tests.billing.records import provider_call, usage
 
 TABLES = importlib.import_module("billing.migrations.0001_initial").TABLES
 COLUMNS = importlib.import_module("billing.migrations.0004_adjustments").COLUMNS
+PAYER = importlib.import_module("billing.migrations.0006_paid_by").COLUMN
 SECONDS = 20.0  # for what must happen, however busy the machine is
 
 
@@ -33,6 +34,7 @@ def postgres(tmp_path_factory):
     with psycopg.connect(server.url("quiver", "pw", "quiver")) as connection:
         connection.execute(TABLES)
         connection.execute(COLUMNS)
+        connection.execute(PAYER)
         connection.execute("ALTER TABLE billing_usagerow ADD COLUMN pool bigint")
     yield server
     server.stop("immediate")

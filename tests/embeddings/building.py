@@ -16,6 +16,7 @@ from embeddings.caller import Call
 from embeddings.requests import EmbeddingRequest
 from embeddings.snapshot import Choice, TenantSnapshot
 from providers.base import Endpoint, Kind
+from tenants.own_routes import OwnRoutes
 from tenants.preferences import Preferences
 from tenants.settings import TenantSettings
 from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
@@ -85,6 +86,7 @@ def snapshot(
     tenant_id: UUID = ACME,
     limits: tuple[LimitTerms, ...] = (),
     agents: Mapping[str, Preferences] | None = None,
+    own: Mapping[str, OwnRoutes] | None = None,
     **settings: Any,
 ) -> TenantSnapshot:
     """A tenant with these models, the preferred one first, and with these settings of its own."""
@@ -98,7 +100,7 @@ def snapshot(
         models=tuple(c.configured for c in choices),
         agents=agents or {},
     )
-    return TenantSnapshot(config, 1, choices, limits)
+    return TenantSnapshot(config, 1, choices, limits, own or {})
 
 
 def limit(
