@@ -23,6 +23,7 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from billing.models import UsageRow
+from billing.rollups import mark_late
 from catalog.corrections import Correction
 from core.ids import uuid7_of, uuid7_time
 from core.money import usd_from_nano
@@ -67,6 +68,7 @@ def adjust(correction: Correction, *, day: date, days: int) -> date | None:
         rows = list(_adjustments(correction, day))
         with transaction.atomic():
             UsageRow.objects.bulk_create(rows, batch_size=_ROWS_PER_INSERT, ignore_conflicts=True)
+            mark_late((row.tenant_id, row.created_at) for row in rows)
         if rows:
             log.info(
                 "price correction %s of %s: %s of %s done, %d adjustments, %s USD",

@@ -22,7 +22,7 @@ from unfold.widgets import (
 )
 
 from billing import agents as services
-from billing.selectors import costs_of_agent
+from billing.usage import costs_of_agent
 from catalog.admin_base import Decimals, RowForm
 from catalog.admin_looks import TONES, code, money, table, when, words
 from core.clock import utc_now
@@ -239,7 +239,7 @@ class AgentAdmin(TenantScoped[Agent]):
         now = utc_now()
         found = costs_of_agent(row.tenant_id, row.agent_id, since=now - timedelta(days=_SHOWN_DAYS), until=now)
         rows = [
-            (each.model, each.provider, f"{each.requests:,}", f"{each.tokens:,}", money(each.cost_usd))
+            (each.of["model"], each.of["provider"], f"{each.requests:,}", f"{each.tokens:,}", money(each.cost_usd))
             for each in found
         ]
         return table(("Model", "Provider", "Requests", "Tokens", "Cost"), rows, empty="It used nothing in these days.")

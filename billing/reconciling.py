@@ -44,13 +44,19 @@ _LATE = timedelta(hours=1)  # a request is over that long after its period, and 
 _KEPT = "interval '2 days'"  # counters, after the end of their period
 
 # The row claims the request's id. What was charged is asked in a statement of its own: it sees whoever was faster.
+# It may be of any time ago, so its hour is added up anew.
 _CLAIM = """
-INSERT INTO billing_usagerow (id, created_at, tenant_id, model_id, model, held_tokens, status, pool)
-SELECT r.id, 'epoch'::timestamptz + r.ms * interval '1 millisecond', %(tenant)s, r.model_id, r.model, r.tokens,
-    %(status)s, r.pool
-FROM unnest(%(ids)s::uuid[], %(ms)s::bigint[], %(models)s::uuid[], %(names)s::text[], %(tokens)s::bigint[],
-    %(pools)s::bigint[]) AS r(id, ms, model_id, model, tokens, pool)
-ON CONFLICT DO NOTHING
+WITH claimed AS (
+    INSERT INTO billing_usagerow (id, created_at, tenant_id, model_id, model, held_tokens, status, pool)
+    SELECT r.id, 'epoch'::timestamptz + r.ms * interval '1 millisecond', %(tenant)s, r.model_id, r.model, r.tokens,
+        %(status)s, r.pool
+    FROM unnest(%(ids)s::uuid[], %(ms)s::bigint[], %(models)s::uuid[], %(names)s::text[], %(tokens)s::bigint[],
+        %(pools)s::bigint[]) AS r(id, ms, model_id, model, tokens, pool)
+    ON CONFLICT DO NOTHING
+    RETURNING created_at
+)
+INSERT INTO billing_latehour (tenant_id, hour)
+SELECT DISTINCT %(tenant)s::uuid, date_trunc('hour', created_at, 'UTC') FROM claimed
 """
 _CHARGES = f"""
 SELECT id::text, pool, status, ({CHARGED} AND held_tokens > 0)::int, tokens,

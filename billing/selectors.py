@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import QuerySet
 
 from billing.models import Limit, ProviderCall, UsageRow
 from billing.services import MODEL_LIMITS
@@ -40,33 +39,6 @@ def limits_of_models(tenant_id: UUID, tenant_model_ids: Collection[UUID]) -> Map
 def usage_rows(tenant_id: UUID) -> QuerySet[UsageRow]:
     """A tenant's usage rows."""
     return UsageRow.objects.filter(tenant_id=tenant_id)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCost:
-    """What one model was used for."""
-
-    model: str
-    provider: str
-    tokens: int
-    requests: int
-    cost_usd: Decimal
-
-
-def costs_of_agent(tenant_id: UUID, agent_id: str, *, since: datetime, until: datetime) -> list[ModelCost]:
-    """What an agent used of each model, the dearest first (one query). Requests that no model answered cost nothing
-    and are left out."""
-    rows = (
-        usage_rows(tenant_id)
-        .filter(agent_id=agent_id, created_at__gte=since, created_at__lt=until)
-        .exclude(agent_id="")  # what the index is for
-        .exclude(model="")
-        .order_by()
-        .values("model", "provider")
-        .annotate(all_tokens=Sum("tokens"), requests=Count("id"), cost=Sum("cost_usd"))
-    )
-    found = [ModelCost(r["model"], r["provider"], r["all_tokens"], r["requests"], r["cost"]) for r in rows]
-    return sorted(found, key=lambda each: (-each.cost_usd, each.model, each.provider))
 
 
 def at_request(found: QuerySet[UsageRow], request_id: UUID) -> QuerySet[UsageRow]:

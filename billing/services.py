@@ -8,7 +8,8 @@ one for each batch), after which somebody is told if little is left (`billing.li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -27,7 +29,7 @@ from billing.limit_checks import check_soon
 from billing.limit_terms import MOST
 from billing.models import IdempotencyClaim, Limit
 from core.clock import utc_now
-from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
+from core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, QuiverError
 from core.money import NANO
 from tenants import services as tenants
 from tenants.models import TenantModel
@@ -67,6 +69,16 @@ def configure_model(
     record("tenant_model.configured", tenant_id=tenant_id, subject="tenant_model", subject_id=row.id, after=after)
     check_soon(tenant_id)
     return row
+
+
+@transaction.atomic
+def configure_models(*, tenant_id: UUID, rows: Sequence[Mapping[str, Any]]) -> list[TenantModel]:
+    """Takes all of these into use, in their order, or none; an error names the row."""
+    found = []
+    for index, row in enumerate(rows):
+        with _named(index):
+            found.append(configure_model(tenant_id=tenant_id, **row))
+    return found
 
 
 @transaction.atomic
@@ -113,6 +125,16 @@ def add_limit(
 
 
 @transaction.atomic
+def add_limits(*, tenant_id: UUID, rows: Sequence[Mapping[str, Any]]) -> list[Limit]:
+    """Adds all of these or none; an error names the row."""
+    found = []
+    for index, row in enumerate(rows):
+        with _named(index):
+            found.append(add_limit(tenant_id=tenant_id, **row))
+    return found
+
+
+@transaction.atomic
 def change_limit(*, tenant_id: UUID, limit_id: UUID, **terms: Unpack[LimitWishes]) -> Limit:
     """Changes what is given."""
     tenants.tenant_changed(tenant_id)
@@ -154,6 +176,26 @@ def find_limit(tenant_id: UUID, limit_id: UUID) -> Limit:
     if row is None:
         raise NotFound(f"There is no limit {limit_id}.")
     return row
+
+
+def find_budget(tenant_id: UUID, limit_id: UUID) -> Limit:
+    """The same for a limit of money."""
+    row = find_limit(tenant_id, limit_id)
+    if row.measure != Limit.Measure.USD:
+        raise NotFound(f"There is no budget {limit_id}.")
+    return row
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Errors raised inside name this row of a list."""
+    try:
+        yield
+    except QuiverError as error:
+        error.param = ".".join(filter(None, (f"[{index}]", error.param)))
+        raise
+    except ValidationError as error:
+        raise ValidationError({f"[{index}].{name}": texts for name, texts in error.message_dict.items()}) from error
 
 
 def _of_the_tenants(row: Limit) -> Limit:

@@ -5,7 +5,7 @@ an integer: tokens, requests, nano-dollars.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -57,10 +57,15 @@ def standings(
     )
     found: list[LimitStanding] = []
     for owner, limits in groupby(rows if tenant_id is None else rows.filter(tenant_id=tenant_id), _owner):
-        own = list(limits)
-        counted = count(owner, [terms_of(each) for each in own], now)
-        found += [_standing(each, *counted[each.id], now) for each in own]
+        found += standings_of(owner, list(limits), now=now)
     return found
+
+
+def standings_of(tenant_id: UUID, limits: Sequence[Limit], *, now: datetime | None = None) -> list[LimitStanding]:
+    """These limits of a tenant, in their order."""
+    now = now or utc_now()
+    counted = count(tenant_id, [terms_of(each) for each in limits], now)
+    return [_standing(each, *counted[each.id], now) for each in limits]
 
 
 def figure(measure: str, amount: int) -> int | str:

@@ -15,6 +15,7 @@ from billing import excess, limit_checks, sunsets
 from billing.adjustments import adjust, first_day
 from billing.partitions import make_partitions
 from billing.reconciling import reconcile
+from billing.rollups import roll_up
 from billing.services import forget_expired_claims
 from catalog.corrections import corrections_since, find_correction
 from core.clock import utc_now
@@ -79,6 +80,12 @@ def check_budgets() -> None:
 def check_provider_excess() -> None:
     """Tells operators what providers counted beyond what was held."""
     excess.check(now=utc_now())
+
+
+@shared_task(expires=60)
+def add_up_usage() -> int:
+    """Adds usage up by the hour, late rows included; beat runs it each minute."""
+    return roll_up(now=utc_now())
 
 
 @shared_task(expires=60)

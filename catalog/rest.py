@@ -1,8 +1,9 @@
 """How `/api/v1` speaks, for the doors of all apps: errors, fields, pages, filters.
 
 Owns translation only: `problem_response` (RFC 9457) for whatever a view raises, `StrictFields` (an unknown field is
-refused by name, an unchanged read-only one is taken), `KeysetPagination`, `StrictFilters` (a query parameter that does
-nothing is refused), `Versioned` (`ETag` and `If-Match`). Lives in the lowest Django app because all of them need it.
+refused by name, an unchanged read-only one is taken), `checked_rows` for lists of them, `KeysetPagination`,
+`StrictFilters` (a query parameter that does nothing is refused), `Versioned` (`ETag` and `If-Match`). Lives in the
+lowest Django app because all of them need it.
 """
 
 from __future__ import annotations
@@ -166,6 +167,19 @@ class StrictRows(StrictFields, serializers.ModelSerializer[Any]):
     """The same for fields taken from a model. Uniqueness is left to the services, which answer 409."""
 
 
+MOST_AT_ONCE = 100
+# For `extend_schema(extensions=…)` of a POST that takes one row or a list of them; `config.openapi` says it in full.
+TAKES_LISTS = {"x-takes-lists": True}
+
+
+def checked_rows(fields: type[StrictFields], rows: Any) -> list[dict[str, Any]]:
+    """What a list holds, each row checked; an error names the row and the field, as in `[3].amount`."""
+    of_lists: dict[str, Any] = {"many": True, "allow_empty": False, "max_length": MOST_AT_ONCE}
+    found = fields(data=rows, **of_lists)
+    found.is_valid(raise_exception=True)
+    return [dict(each) for each in found.validated_data]
+
+
 def _same(field: serializers.Field[Any, Any, Any, Any], sent: Any, now: Any) -> bool:
     if sent == now:
         return True
@@ -272,7 +286,8 @@ class Versioned(APIView):
             yield
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._action in self.versions and response.status_code in (200, 201):
+        # A list has no version of its own.
+        if self._action in self.versions and response.status_code in (200, 201) and isinstance(response.data, Mapping):
             response["ETag"] = self._version_of(response.data)
         return super().finalize_response(request, response, *args, **kwargs)
 

@@ -9,7 +9,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.permissions import SAFE_METHODS
 
-from catalog.rest import Versioned
+from catalog.rest import MOST_AT_ONCE, Versioned
 from core.errors import public_errors
 
 _PROBLEM = {
@@ -78,6 +78,19 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         return {"type": "http", "scheme": "bearer", "description": "`qv_live_…`; `X-API-Key` is taken as well."}
+
+
+def describe_lists(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Says of a POST that takes lists what it takes and answers: one row, or a list of them."""
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            if operation.pop("x-takes-lists", False):
+                for body in (operation["requestBody"], operation["responses"]["201"]):
+                    content = body["content"]["application/json"]
+                    one = content["schema"]
+                    many = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_AT_ONCE}
+                    content["schema"] = {"oneOf": [one, many]}
+    return result
 
 
 def describe_errors(result: dict[str, Any], **_: Any) -> dict[str, Any]:

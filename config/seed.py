@@ -64,6 +64,7 @@ _REGULAR = (
     ("check limits", "billing.tasks.check_limits", 1),
     ("check budgets", "billing.tasks.check_budgets", 1),
     ("check provider excess", "billing.tasks.check_provider_excess", 5),
+    ("add up usage", "billing.tasks.add_up_usage", 1),
     ("deliver alerts", "alerts.tasks.deliver_due", 1),
     ("follow breakers", "embeddings.tasks.follow_breakers", 1),
 )

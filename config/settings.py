@@ -173,6 +173,7 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
+        "config.openapi.describe_lists",
         "config.openapi.describe_errors",
     ],
     "SWAGGER_UI_DIST": "SIDECAR",

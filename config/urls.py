@@ -9,10 +9,12 @@ from rest_framework.routers import SimpleRouter
 
 from alerts.api import AlertViews, ChannelViews
 from billing.api.agents import AgentViews
+from billing.api.budgets import BudgetViews
 from billing.api.limits import LimitViews
 from billing.api.quotas import QuotaView
 from billing.api.tenant_models import TenantModelViews
-from billing.api.usage import UsageViews
+from billing.api.usage import ExportView, UsageViews
+from billing.api.usage_sums import TenantModelUsageView, UsageView
 from catalog.api import CatalogViews, ProviderViews
 from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
@@ -34,6 +36,7 @@ router.register("tenant-models", TenantModelViews, basename="tenant-model")
 router.register("provider-credentials", OwnCredentialViews, basename="provider-credential")
 router.register("agents", AgentViews, basename="agent")
 router.register("limits", LimitViews, basename="limit")
+router.register("budgets", BudgetViews, basename="budget")
 router.register("alerts", AlertViews, basename="alert")
 router.register("alert-channels", ChannelViews, basename="alert-channel")
 router.register("usage/records", UsageViews, basename="usage-record")
@@ -48,6 +51,9 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/tenant", OwnTenantView.as_view({"get": "retrieve", "patch": "partial_update"}), name="own-tenant"),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
+    path("api/v1/tenant-models/usage", TenantModelUsageView.as_view(), name="tenant-model-usage"),
+    path("api/v1/usage", UsageView.as_view(), name="usage"),
+    path("api/v1/usage/export.csv", ExportView.as_view(), name="usage-export"),
     path("api/v1/agents/<str:agent_id>/models", AgentModels.as_view(), name="agent-models"),
     path("api/v1/embedding-models/providers/health", ProvidersHealth.as_view(), name="providers-health"),
     path("api/v1/embedding-models/providers/<slug:slug>/breaker", HoldBreakers.as_view(), name="provider-breaker"),

@@ -82,7 +82,12 @@ def tenants_with_model(model_id: UUID) -> set[UUID]:
     return set(TenantModel.objects.filter(model_id=model_id).values_list("tenant_id", flat=True))
 
 
+def names_by_key(tenant_id: UUID, key_ids: Collection[UUID]) -> dict[UUID, str]:
+    """The names that a tenant gave to these of its keys; one that is gone is left out."""
+    return dict(keys_of(tenant_id).filter(id__in=key_ids).values_list("id", "name"))
+
+
 def names_of_keys(tenant_id: UUID, key_ids: Collection[UUID]) -> list[str]:
-    """The names that a tenant gave to these of its keys."""
-    found = dict(keys_of(tenant_id).filter(id__in=key_ids).values_list("id", "name"))
+    """The same in the order asked."""
+    found = names_by_key(tenant_id, key_ids)
     return [found[key_id] for key_id in key_ids if key_id in found]

@@ -23,7 +23,8 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from billing import agents as services
-from billing.selectors import costs_of_agent
+from billing.api.usage_sums import ByModel, shown
+from billing.usage import costs_of_agent
 from catalog.rest import StrictFields, StrictFilters, Versioned, page_number, refuse_unknown_parameters
 from core.clock import utc_now
 from tenants.agents import find_agent, hold_agent, preferences_of
@@ -109,14 +110,6 @@ class ChangedAgent(AgentFields):
     agent_id = serializers.CharField(read_only=True)
 
 
-class ModelCostFields(serializers.Serializer[Any]):
-    model = serializers.CharField()
-    provider = serializers.CharField()
-    tokens = serializers.IntegerField()
-    requests = serializers.IntegerField()
-    cost_usd = serializers.DecimalField(max_digits=20, decimal_places=9)
-
-
 class CostFields(serializers.Serializer[Any]):
     agent_id = serializers.CharField()
     period_days = serializers.IntegerField()
@@ -125,7 +118,7 @@ class CostFields(serializers.Serializer[Any]):
     total_tokens = serializers.IntegerField()
     total_requests = serializers.IntegerField()
     total_cost = serializers.DecimalField(max_digits=20, decimal_places=9)
-    by_model = ModelCostFields(many=True)
+    by_model = ByModel(many=True, help_text="The dearest first; requests that no model answered are not here.")
 
 
 class AgentFilters(django_filters.FilterSet):
@@ -242,7 +235,7 @@ class AgentViews(Versioned, GenericViewSet[Agent]):
             "total_tokens": sum(each.tokens for each in found),
             "total_requests": sum(each.requests for each in found),
             "total_cost": sum(each.cost_usd for each in found),
-            "by_model": found,
+            "by_model": [shown(each) for each in found],
         }
         return Response(CostFields(total).data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import django_filters
@@ -14,16 +15,23 @@ from rest_framework.viewsets import GenericViewSet
 
 from billing import services
 from billing.models import Limit
-from catalog.rest import StrictFilters, StrictRows, Versioned
+from catalog.rest import TAKES_LISTS, StrictFilters, StrictRows, Versioned, checked_rows
 from tenants.authentication import tenant_of
 from tenants.services import hold_tenant
+
+
+class Amount(serializers.DecimalField):
+    """Without zeros at its end."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"max_digits": 20, "decimal_places": 9, "normalize_output": True, **options})
 
 
 class LimitFields(StrictRows):
     scope_id = serializers.CharField(
         max_length=200, required=False, allow_blank=True, default="", help_text="Tenant model, agent or key."
     )
-    amount = serializers.DecimalField(max_digits=20, decimal_places=9, min_value=0, normalize_output=True)
+    amount = Amount(min_value=0)
     thresholds = serializers.ListField(
         child=serializers.IntegerField(min_value=1, max_value=100), required=False, max_length=20
     )
@@ -57,18 +65,19 @@ class ChangedLimit(LimitFields):
 class LimitFilters(django_filters.FilterSet):
     class Meta:
         model = Limit
-        fields = ("scope", "scope_id", "measure", "period", "origin")
+        fields = ("scope", "scope_id", "measure", "period", "mode", "origin")
 
 
 @extend_schema_view(
     list=extend_schema(summary="The tenant's limits"),
     retrieve=extend_schema(summary="One limit"),
     create=extend_schema(
-        summary="Add a limit",
+        summary="Add a limit, or a list of them",
         description="A `hard` limit refuses what would pass it: 402 per day and month, 429 per minute. A `soft` one "
         "lets it through and tells at its thresholds, a `shadow` one tells what it would have refused. Periods are "
         "calendar ones in UTC; a new limit counts what its day or month has used already, and takes effect within "
-        "seconds. An amount of 0 allows nothing.",
+        "seconds. An amount of 0 allows nothing. Of a list all are added or none; an error names the row.",
+        extensions=TAKES_LISTS,
         responses={201: LimitFields},
         examples=[
             OpenApiExample(
@@ -100,9 +109,13 @@ class LimitViews(Versioned, mixins.ListModelMixin, GenericViewSet[Limit]):
         return Response(LimitFields(services.find_limit(tenant_of(request).id, pk)).data)
 
     def create(self, request: Request) -> Response:
+        tenant_id = tenant_of(request).id
+        if isinstance(request.data, list):
+            rows = services.add_limits(tenant_id=tenant_id, rows=checked_rows(LimitFields, request.data))
+            return Response(LimitFields(rows, many=True).data, status=201)
         fields = LimitFields(data=request.data)
         fields.is_valid(raise_exception=True)
-        row = services.add_limit(tenant_id=tenant_of(request).id, **fields.validated_data)
+        row = services.add_limit(tenant_id=tenant_id, **fields.validated_data)
         return Response(LimitFields(row).data, status=201)
 
     def update(self, request: Request, pk: UUID) -> Response:

@@ -3,7 +3,7 @@ app, because the limits are billing's rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from rest_framework.viewsets import GenericViewSet
 from billing import services
 from billing.selectors import limits_of_models
 from billing.services import MODEL_LIMITS
-from catalog.rest import StrictFields, StrictFilters, Versioned
+from catalog.rest import TAKES_LISTS, StrictFields, StrictFilters, Versioned, checked_rows
 from tenants import services as tenants
 from tenants.authentication import tenant_of
 from tenants.model_states import SERVING
@@ -83,11 +83,11 @@ class ConfiguredModelFields(StrictFields):
     created_at = serializers.DateTimeField(read_only=True)
     updated_at = serializers.DateTimeField(read_only=True)
 
-    @property
-    def wishes(self) -> dict[str, Any]:
-        """What was sent, in the words of `billing.services`."""
-        sent = dict(self.validated_data)
-        return {"limits": {name: sent.pop(name) for name in MODEL_LIMITS if name in sent}, **sent}
+
+def wishes(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """What was sent, in the words of `billing.services`."""
+    limits = {name: sent[name] for name in MODEL_LIMITS if name in sent}
+    return {"limits": limits, **{name: value for name, value in sent.items() if name not in limits}}
 
 
 class ChangedConfiguration(ConfiguredModelFields):
@@ -96,6 +96,11 @@ class ChangedConfiguration(ConfiguredModelFields):
 
 class TenantModelFilters(django_filters.FilterSet):
     enabled_only = django_filters.BooleanFilter(method="only_enabled", label="Leave out those switched off.")
+    model_id = django_filters.UUIDFilter(label="The `id` of a row in the catalogue.")
+    model = django_filters.CharFilter(field_name="model__name", max_length=200, label="As callers name it.")
+    provider = django_filters.CharFilter(field_name="model__provider__slug", max_length=63)
+    state = django_filters.ChoiceFilter(choices=TenantModel.State.choices)
+    is_default = django_filters.BooleanFilter()
 
     def only_enabled(self, found: QuerySet[TenantModel], name: str, value: bool) -> QuerySet[TenantModel]:
         return found.filter(state__in=SERVING) if value else found
@@ -105,7 +110,9 @@ class TenantModelFilters(django_filters.FilterSet):
     list=extend_schema(summary="The tenant's models"),
     retrieve=extend_schema(summary="One of the tenant's models"),
     create=extend_schema(
-        summary="Take a model of the catalogue into use",
+        summary="Take a model of the catalogue into use, or a list of them",
+        description="Of a list all are taken in their order, or none; an error names the row.",
+        extensions=TAKES_LISTS,
         responses={201: ConfiguredModelFields},
         examples=[
             OpenApiExample(
@@ -158,9 +165,14 @@ class TenantModelViews(Versioned, GenericViewSet[TenantModel]):
 
     def create(self, request: Request) -> Response:
         tenant_id = tenant_of(request).id
+        if isinstance(request.data, list):
+            sent = [wishes(each) for each in checked_rows(ConfiguredModelFields, request.data)]
+            ids = [each.id for each in services.configure_models(tenant_id=tenant_id, rows=sent)]
+            rows = configured_models(tenant_id).in_bulk(ids)
+            return Response(_shown(tenant_id, [rows[each] for each in ids]), status=201)
         fields = ConfiguredModelFields(data=request.data)
         fields.is_valid(raise_exception=True)
-        row = services.configure_model(tenant_id=tenant_id, **fields.wishes)
+        row = services.configure_model(tenant_id=tenant_id, **wishes(fields.validated_data))
         return _one(tenant_id, row.id, status=201)
 
     def update(self, request: Request, pk: UUID) -> Response:
@@ -174,7 +186,7 @@ class TenantModelViews(Versioned, GenericViewSet[TenantModel]):
         row = tenants.find_configuration(tenant_id, pk)
         fields = ChangedConfiguration(_with_limits(tenant_id, [row])[0], data=request.data, partial=partial)
         fields.is_valid(raise_exception=True)
-        services.change_configuration(tenant_id=tenant_id, tenant_model_id=pk, **fields.wishes)
+        services.change_configuration(tenant_id=tenant_id, tenant_model_id=pk, **wishes(fields.validated_data))
         return _one(tenant_id, pk)
 
     def destroy(self, request: Request, pk: UUID) -> Response:

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('catalog', '0005_batching'),
-        ('tenants', '0004_agents'),
+        ('tenants', '0005_key_use'),
     ]
 
     operations = [

@@ -8,6 +8,7 @@ from django.db import connection
 pytestmark = pytest.mark.django_db
 # Tables that are the platform's: one set of rows for all tenants. All others belong to tenants.
 PLATFORM = {
+    "billing_rolledup",
     "catalog_catalogversion",
     "catalog_discoveryrun",
     "catalog_embeddingmodel",
@@ -93,6 +94,7 @@ def test_the_ledger_is_partitioned_by_month() -> None:
         ("audit_auditevent", "audit_actor_known"),
         ("alerts_alert", "alert_once"),
         ("alerts_delivery", "delivery_once"),
+        ("billing_hourlyusage", "hourly_usage_once"),
         ("billing_limit", "limit_once"),
         ("billing_idempotencyclaim", "idempotency_key_once"),
         ("billing_idempotencyclaim", "idempotency_answer_whole"),

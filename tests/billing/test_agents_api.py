@@ -174,9 +174,10 @@ def test_costs_are_summed_by_model_for_the_days_asked(acme: Party, crawler: Any)
     month = acme.api.get(f"{CRAWLER}/costs").json()
     assert (month["period_days"], month["total_tokens"], month["total_requests"]) == (30, 18, 3)
     assert month["total_cost"] == "1.000000500"
-    assert month["by_model"] == [
-        {"model": "large", "provider": "vendor", "tokens": 8, "requests": 1, "cost_usd": "1.000000000"},
-        {"model": "small", "provider": "vendor", "tokens": 10, "requests": 2, "cost_usd": "0.000000500"},
+    shown = ("model", "provider", "tokens", "requests", "cost_usd")
+    assert [tuple(each[name] for name in shown) for each in month["by_model"]] == [
+        ("large", "vendor", 8, 1, "1.000000000"),
+        ("small", "vendor", 10, 2, "0.000000500"),
     ]
     assert acme.api.get(f"{CRAWLER}/costs?period_days=1").json()["total_cost"] == "0.000000500"
     assert acme.api.get(f"{CRAWLER}/costs?period_days=366").json()["total_cost"] == "6.000000500"
@@ -263,7 +264,7 @@ def test_the_list_costs_as_many_queries_for_fifty_as_for_one(acme: Party, crawle
 def test_costs_are_read_by_the_index_of_agents(acme: Party, crawler: Any) -> None:
     with CaptureQueriesContext(connection) as queries:
         acme.api.get(f"{CRAWLER}/costs")
-    (query,) = [each["sql"] for each in queries if 'FROM "billing_usagerow"' in each["sql"]]
+    (query,) = [each["sql"] for each in queries if "FROM billing_usagerow" in each["sql"]]
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
         cursor.execute(f"EXPLAIN {query}")

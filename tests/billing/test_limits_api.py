@@ -91,3 +91,43 @@ def test_the_list_costs_as_many_queries_for_fifty_as_for_one(acme: Party) -> Non
     for index in range(49):
         acme.api.post(LIMITS, BUDGET | {"scope": "agent", "scope_id": f"agent {index}"})
     assert cost() == once
+
+
+def test_a_list_of_limits_is_added_whole(acme: Party) -> None:
+    rows = [BUDGET, BUDGET | {"period": "day", "amount": "5"}, BUDGET | {"scope": "agent", "scope_id": "a"}]
+    answer = acme.api.post(LIMITS, rows)
+    assert answer.status_code == 201, answer.json()
+    assert [(each["scope"], each["period"], each["amount"]) for each in answer.json()] == [
+        ("tenant", "month", "100"),
+        ("tenant", "day", "5"),
+        ("agent", "month", "100"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "field"),
+    [
+        ({"amount": "-1"}, 400, "[1].amount"),
+        ({"colour": "red"}, 400, "[1].colour"),
+        ({}, 409, "[1]"),
+        ({"scope": "key", "scope_id": NOBODY}, 404, "[1]"),
+        ({"measure": "tokens", "amount": "1.5"}, 400, "[1].amount"),
+    ],
+)
+def test_of_a_list_with_a_wrong_row_none_is_added(wrong: dict[str, Any], status: int, field: str, acme: Party) -> None:
+    answer = acme.api.post(LIMITS, [BUDGET, BUDGET | wrong])
+    assert (answer.status_code, list(answer.json()["errors"])) == (status, [field]), answer.json()
+    assert acme.api.get(LIMITS).json()["results"] == []
+
+
+def test_a_list_is_neither_empty_nor_endless(acme: Party) -> None:
+    assert acme.api.post(LIMITS, []).status_code == 400
+    assert acme.api.post(LIMITS, [BUDGET] * 101).status_code == 400
+    assert acme.api.post(LIMITS, ["a"]).status_code == 400
+
+
+def test_limits_are_filtered(acme: Party) -> None:
+    acme.api.post(LIMITS, [BUDGET, BUDGET | {"scope": "agent", "scope_id": "a", "mode": "soft", "period": "day"}])
+    for query in ("scope=agent", "scope_id=a", "mode=soft", "period=day"):
+        assert [each["scope"] for each in acme.api.get(f"{LIMITS}?{query}").json()["results"]] == ["agent"]
+    assert acme.api.get(f"{LIMITS}?mode=firm").json()["errors"].keys() == {"mode"}

@@ -271,3 +271,33 @@ def test_the_list_costs_as_many_queries_for_fifty_as_for_one(acme: Party, use: A
     for index in range(49):
         use(acme, f"m{index}", daily_token_limit=1)
     assert cost() == once
+
+
+def test_a_list_of_models_is_taken_into_use_whole(acme: Party, add_model: Callable[..., Any]) -> None:
+    a, b = str(add_model("a").id), str(add_model("b").id)
+    rows = [{"model_id": a, "daily_token_limit": 5}, {"model_id": b, "is_default": True, "fallback_model_id": a}]
+    answer = acme.api.post(USED, rows)
+    assert answer.status_code == 201, answer.json()
+    shown = [(each["model_name"], each["is_default"], each["daily_token_limit"]) for each in answer.json()]
+    assert shown == [("a", False, 5), ("b", True, None)]
+
+
+def test_of_a_list_with_a_wrong_row_none_is_taken(acme: Party, add_model: Callable[..., Any]) -> None:
+    good = {"model_id": str(add_model("a").id)}
+    for wrong, status, field in (
+        ({"model_id": NOBODY}, 404, "[1].model_id"),
+        (good, 409, "[1].model_id"),
+        ({"model_id": "x"}, 400, "[1].model_id"),
+        ({**good, "colour": "red"}, 400, "[1].colour"),
+    ):
+        answer = acme.api.post(USED, [good, wrong])
+        assert (answer.status_code, list(answer.json()["errors"])) == (status, [field]), answer.json()
+    assert acme.api.get(USED).json()["results"] == []
+
+
+def test_configurations_are_filtered(acme: Party, use: Any) -> None:
+    row = use(acme, "a")
+    use(acme, "b", is_enabled=False)
+    for query in (f"model_id={row['model_id']}", "model=a", "state=enabled", "is_default=true", "enabled_only=true"):
+        assert [each["model_name"] for each in acme.api.get(f"{USED}?{query}").json()["results"]] == ["a"], query
+    assert acme.api.get(f"{USED}?provider=nobody").json()["results"] == []

@@ -54,6 +54,7 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
     minutes = dict(PeriodicTask.objects.exclude(interval=None).values_list("task", "interval__every"))
     assert minutes == {
         "alerts.tasks.deliver_due": 1,
+        "billing.tasks.add_up_usage": 1,
         "billing.tasks.check_budgets": 1,
         "billing.tasks.check_limits": 1,
         "billing.tasks.check_provider_excess": 5,
