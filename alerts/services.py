@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.db.models import F
 
-from alerts import tasks
+from alerts import signals, tasks
 from alerts.kinds import KINDS, Severity, reaches
 from alerts.models import Alert, AlertChannel, Delivery
 from alerts.selectors import alerts_of, channels_of, find_alert, find_channel, whose
@@ -79,6 +81,17 @@ def raise_alert(
             tenant_id=tenant_id, alert=row, channel_id=channel_id, due_at=now, created_at=now
         )
         tasks.after_commit(delivery.id)
+    told = {
+        "tenant_id": tenant_id,
+        "alert_id": row.id,
+        "kind": kind,
+        "severity": row.severity,
+        "title": row.title,
+        "detail": row.detail,
+        "threshold": threshold,
+        "period_start": period_start,
+    }
+    transaction.on_commit(partial(signals.alert_raised.send_robust, Alert, **told))
     return row
 
 
@@ -102,7 +115,13 @@ def resolve_all(*, alert_ids: Collection[UUID]) -> int:
 
 def _resolve(alert_ids: Collection[UUID], by: str) -> int:
     found = Alert.objects.filter(id__in=alert_ids).exclude(state=Alert.State.RESOLVED)
-    return found.update(state=Alert.State.RESOLVED, resolved_at=utc_now(), resolved_by=by)
+    told = list(found.values("tenant_id", "kind", "detail", alert_id=F("id")))
+    if not told:
+        return 0
+    count = found.update(state=Alert.State.RESOLVED, resolved_at=utc_now(), resolved_by=by)
+    for each in told:
+        transaction.on_commit(partial(signals.alert_resolved.send_robust, Alert, **each))
+    return count
 
 
 def reopen_all(*, alert_ids: Collection[UUID]) -> int:

@@ -16,10 +16,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup(set_prefix=False)
 
 import orjson  # noqa: E402
+from channels.routing import URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.urls import path, re_path  # noqa: E402
 
 from core.metrics import exposition  # noqa: E402
+from embeddings.consumers import SOCKETS, AgentConsumer, UnknownPath  # noqa: E402
+from embeddings.pacing import SocketBounds  # noqa: E402
 from embeddings.runtime import Bounds, Runtime  # noqa: E402
 
 Message = MutableMapping[str, Any]
@@ -27,30 +31,33 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _django = ASGIHandler()
+# Without the second route an unknown path would be an error of ours.
+_agents = URLRouter([path("ws/v1/agents", AgentConsumer.as_asgi()), re_path("", UnknownPath.as_asgi())])
 _runtime: Runtime | None = None
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        path: str = scope["path"]
-        if path.startswith(("/v1/", "/api/v1/embeddings")):
+        asked: str = scope["path"]
+        if asked.startswith(("/v1/", "/api/v1/embeddings")):
             assert _runtime is not None, "the server must run the lifespan"
             await _runtime.door(scope, receive, send)
-        elif path in _OPERATIONAL:
-            await _send(send, *await _OPERATIONAL[path]())
+        elif asked in _OPERATIONAL:
+            await _send(send, *await _OPERATIONAL[asked]())
         else:
             await _django(scope, receive, send)  # type: ignore[arg-type]
     elif scope["type"] == "lifespan":
         await _lifespan(receive, send)
     else:
-        await receive()
-        await send({"type": "websocket.close", "code": 4404})
+        assert _runtime is not None, "the server must run the lifespan"
+        scope[SOCKETS] = _runtime.sockets
+        await _agents(scope, receive, send)
 
 
 async def drain(grace_s: float) -> None:
     """Refuses new data-plane requests and waits for those under way; the server stops afterwards."""
     if _runtime is not None:
-        await _runtime.door.drain(grace_s)
+        await asyncio.gather(_runtime.door.drain(grace_s), _runtime.sockets.drain(grace_s))
 
 
 def bounds_from_settings() -> Bounds:
@@ -68,6 +75,17 @@ def bounds_from_settings() -> Bounds:
         encryption_keys=quiver.encryption_keys,
         hold_lease_s=quiver.lease_s,
         cache_bytes=quiver.cache_memory_mb * 1024 * 1024,
+        sockets=SocketBounds(
+            messages_per_minute=quiver.socket_messages_per_minute,
+            burst=quiver.socket_burst,
+            text_bytes=quiver.socket_text_bytes,
+            in_flight=quiver.socket_in_flight,
+            notifications=quiver.socket_notifications,
+            idle_s=quiver.socket_idle_seconds,
+            authenticate_s=quiver.socket_authenticate_seconds,
+            calls=quiver.socket_calls,
+            calls_per_agent=quiver.socket_calls_per_agent,
+        ),
     )
 
 

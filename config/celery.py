@@ -37,4 +37,3 @@ def say_who_asked(headers: dict[str, Any] | None = None, **_: object) -> None:
 app = Celery("quiver", task_cls=ActingTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.autodiscover_tasks(["embeddings"])  # has no rows, so it is none of Django's apps

@@ -97,6 +97,28 @@ class Environment(BaseModel):
     )
     partitions_ahead: int = Field(3, ge=1, le=24, description="Months for which usage partitions are made in advance.")
 
+    socket_messages_per_minute: int = Field(
+        1000, ge=1, le=10_000_000, description="Messages that one agent's socket may send in a minute."
+    )
+    socket_burst: int = Field(100, ge=1, le=100_000, description="Of them, how many at once.")
+    socket_text_bytes: int = Field(
+        1024 * 1024, ge=1024, le=4 * 1024 * 1024, description="Largest text frame of an agent's socket."
+    )
+    socket_in_flight: int = Field(32, ge=1, le=10_000, description="Requests in flight on one agent's socket.")
+    socket_notifications: int = Field(
+        256, ge=1, le=100_000, description="Notices that wait for an agent that reads slowly; then the oldest go."
+    )
+    socket_idle_seconds: float = Field(
+        60.0, ge=1, le=3600, description="How long an agent's socket may be silent before it is closed."
+    )
+    socket_authenticate_seconds: float = Field(
+        10.0, ge=0.1, le=300, description="How long a socket may be open without a key."
+    )
+    socket_calls: int = Field(
+        256, ge=1, le=100_000, description="Embeddings under way for all agents of one worker; others wait their turn."
+    )
+    socket_calls_per_agent: int = Field(16, ge=1, le=10_000, description="Of them, for one agent.")
+
     @property
     def lease_s(self) -> float:
         """Of a hold."""

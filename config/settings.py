@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "tenants",
     "alerts",
     "billing",
+    "embeddings",
     "config",
 ]
 MIDDLEWARE = [
@@ -107,6 +108,12 @@ CACHES = {
             "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 1)},
         },
         "KEY_PREFIX": "django",
+    }
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": QUIVER.redis_url, "socket_connect_timeout": 2}], "prefix": "quiver:layer:"},
     }
 }
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
@@ -204,6 +211,8 @@ LOGGING = {
     "loggers": {
         # A 4xx is the caller's; the request line tells it already.
         "django.request": {"level": "ERROR"},
+        # Tells the address of every socket, with the query in which somebody may have put a key.
+        "uvicorn.error": {"level": "WARNING"},
     },
 }
 

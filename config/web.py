@@ -28,6 +28,7 @@ from uvicorn.supervisors.multiprocess import Process
 from config.environment import variable
 from config.http_protocol import OneWriteProtocol
 from config.up.lifeline import die_with
+from embeddings.frames import MOST_FRAME
 
 APPLICATION = "config.asgi:application"
 _LOOK_SECONDS = 0.2
@@ -155,6 +156,8 @@ def configuration(application: str, host: str, port: int, workers: int) -> uvico
         ws_ping_interval=30,
         ws_ping_timeout=30,
         ws_per_message_deflate=False,  # 100 KB a socket
+        ws_max_size=MOST_FRAME,
+        ws_max_queue=4,  # messages that are read ahead of the application
         lifespan="on",
         log_config=None,  # Django's is the one
         access_log=False,

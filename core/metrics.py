@@ -57,6 +57,12 @@ requests_active = Gauge("embedding_requests_active", "Requests under way now.", 
 provider_calls_active = Gauge(
     "embedding_provider_calls_active", "Calls to providers under way now.", ["provider"], multiprocess_mode="livesum"
 )
+websocket_connections = Gauge(
+    "websocket_connections_active", "Agents' sockets that are open now.", multiprocess_mode="livesum"
+)
+websocket_messages = Counter(
+    "websocket_messages_total", "Frames of agents' sockets, both ways.", ["direction", "method"]
+)
 ledger_commit_seconds = Histogram("ledger_commit_seconds", "One commit of gathered usage rows.", buckets=_SECONDS)
 ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 holds_active = Gauge("holds_active", "Requests that hold something of their limits now.", multiprocess_mode="livesum")

@@ -48,6 +48,11 @@ def write_data(vectors: Vectors, *, base64: bool, failed: Mapping[int, QuiverErr
 
 
 def write_answer(answer: Answer, data: bytes) -> bytes:
+    return b'{"object":"list","data":[%b],%b' % (data, orjson.dumps(about(answer))[1:])
+
+
+def about(answer: Answer) -> dict[str, Any]:
+    """Everything but the vectors."""
     usage, deployment = answer.usage, answer.deployment
     rest: dict[str, Any] = {
         "model": deployment.name,
@@ -68,7 +73,7 @@ def write_answer(answer: Answer, data: bytes) -> bytes:
     deprecation = deprecation_of(deployment)
     if deprecation is not None:
         rest["quiver"]["deprecation"] = deprecation
-    return b'{"object":"list","data":[%b],%b' % (data, orjson.dumps(rest)[1:])
+    return rest
 
 
 def headers_of(answer: Answer) -> Headers:

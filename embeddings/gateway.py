@@ -64,6 +64,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     attempts: Sequence[Attempt]
     hold: Hold | None
     failed: Mapping[int, QuiverError]  # items that failed alone
+    reason: str = ""  # why this model
 
 
 class Gateway:
@@ -351,6 +352,7 @@ class Gateway:
             work.trace.attempts,
             hold,
             gathered.failed,
+            candidate.reason,
         )
 
     def _share(self, work: Work) -> None:

@@ -84,6 +84,11 @@ def decode(body: bytes, *, required_space: str = "", cache_control: bytes = b"")
         raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is no valid JSON: {error}", param=_field_at(body, str(error))) from None
+    return checked(asked, required_space=required_space, cache_control=cache_control)
+
+
+def checked(asked: Body, *, required_space: str = "", cache_control: bytes = b"") -> EmbeddingRequest:
+    """What types alone cannot say. Raises as `decode` does."""
     texts, tokens = _inputs(asked.input)
     space, dimensions = _space(required_space)
     return EmbeddingRequest(

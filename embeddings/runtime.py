@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -31,18 +32,28 @@ from catalog.loading import catalog_version, load_catalog
 from core import changes, metrics
 from core.clock import utc_now
 from core.errors import Starting
-from embeddings import breaker_wire, tokens
+from embeddings import breaker_wire, news, presence, tokens
 from embeddings.breaker_board import Board
+from embeddings.breaker_copies import Change
 from embeddings.cache import VectorCache
 from embeddings.cache_keys import KeyRing
 from embeddings.computing import Computing
 from embeddings.configuration import Configuration, RowsAway
+from embeddings.control_rows import ControlRows
 from embeddings.dispatch import Dispatcher
 from embeddings.estimating import Estimates
 from embeddings.gateway import Gateway
 from embeddings.http import Door
 from embeddings.observing import Observer
+from embeddings.pacing import SocketBounds
+from embeddings.presence import Presence
+from embeddings.receivers import tell_of_breaker
 from embeddings.sending import Sender
+from embeddings.socket_agents import AgentMethods
+from embeddings.socket_embeddings import EmbeddingMethods
+from embeddings.socket_news import SocketNews
+from embeddings.socket_reading import ReadingMethods
+from embeddings.sockets import Sockets
 from providers.heavy import off_loop
 from providers.registry import ProviderPool
 from tenants import key_use
@@ -76,6 +87,7 @@ class Bounds:
     encryption_keys: str
     hold_lease_s: float
     cache_bytes: int
+    sockets: SocketBounds
 
 
 class DjangoRows:
@@ -110,8 +122,9 @@ class Runtime:
         )
         self.configuration = Configuration(DjangoRows(), poll_s=bounds.poll_s, stale_s=bounds.stale_s)
         self.providers = ProviderPool()
+        scripts = (*SCRIPTS, *breaker_wire.SCRIPTS, *presence.SCRIPTS, news.CURRENT)
+        self.pipe = RedisPipe(bounds.redis_url, scripts=scripts)
         # Vectors go over a pipe of their own: a megabyte of them must not stand before a hold.
-        self.pipe = RedisPipe(bounds.redis_url, scripts=(*SCRIPTS, *breaker_wire.SCRIPTS))
         self.vector_pipe = RedisPipe(bounds.redis_url)
         self.limits = Limits(bounds.database_url, self.pipe, lease_s=bounds.hold_lease_s)
         self.board = Board(self.pipe)
@@ -132,17 +145,46 @@ class Runtime:
             now=utc_now,
             most_tokens=bounds.max_tokens_per_request,
         )
+        estimates = Estimates(gateway=self.gateway, computing=computing, limits=self.limits)
         self.door = Door(
             gateway=self.gateway,
-            estimates=Estimates(gateway=self.gateway, computing=computing, limits=self.limits),
+            estimates=estimates,
             configuration=self.configuration,
             claims=self.claims,
             observer=self.observer,
             deadline_s=bounds.deadline_s,
             most_body_bytes=bounds.max_body_bytes,
         )
+        self._build_sockets(bounds, estimates)
         self._tasks: list[asyncio.Task[None]] = []
         self._is_redis_up = False
+
+    def _build_sockets(self, bounds: Bounds, estimates: Estimates) -> None:
+        """The other door, on the same gateway."""
+        self.rows = ControlRows()
+        presence = Presence(self.pipe)
+        self.sockets = Sockets(
+            bounds=bounds.sockets, configuration=self.configuration, presence=presence, rows=self.rows
+        )
+        self.socket_news = SocketNews(
+            self.pipe,
+            tenants=self.sockets.tenants,
+            tell=self.sockets.tell,
+            tell_of_gap=self.sockets.tell_of_gap,
+            replace=self.sockets.replace,
+        )
+        agents = AgentMethods(
+            bounds=bounds.sockets,
+            configuration=self.configuration,
+            rows=self.rows,
+            presence=presence,
+            news=self.socket_news,
+        )
+        texts = EmbeddingMethods(
+            gateway=self.gateway, estimates=estimates, turns=self.sockets.turns, deadline_s=bounds.deadline_s
+        )
+        self.sockets.handlers = {**agents.handlers, **texts.handlers, **ReadingMethods(rows=self.rows).handlers}
+        self.board.on_change(self._tell_of_breaker)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -153,6 +195,8 @@ class Runtime:
         self.ledger.start()
         self.configuration.start()
         self.observer.start()
+        self.sockets.start()
+        self.socket_news.start()
         self._tasks = [
             loop.create_task(self._listen(), name="changes"),
             loop.create_task(self._retire(), name="retire-providers"),
@@ -165,6 +209,9 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sockets.close()
+        await self.socket_news.close()
+        self.rows.close()
         await asyncio.to_thread(record_use_of_keys)
         await self.configuration.close()
         await self.dispatcher.close()
@@ -190,6 +237,7 @@ class Runtime:
             "ledger": self.ledger.statistics(),
             "configuration": self.configuration.statistics(),
             "door": self.door.statistics(),
+            "sockets": self.sockets.statistics(),
             "gateway": self.gateway.statistics(),
             "dispatcher": self.dispatcher.statistics(),
             "limits": self.limits.statistics(),
@@ -198,6 +246,11 @@ class Runtime:
             "redis": self.pipe.statistics(),
             "providers": self.providers.statistics(),
         }
+
+    def _tell_of_breaker(self, change: Change) -> None:
+        """In the process where it was decided; the rows that say whom it concerns are read in a thread."""
+        if change.is_decided_here:
+            self.sockets.spawn(self.rows.run(partial(tell_of_breaker, change)))
 
     async def _listen(self) -> None:
         """Applies change messages as they come, for ever."""

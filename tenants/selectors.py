@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -64,6 +66,28 @@ def find_own_credential(tenant_id: UUID, credential_id: UUID) -> TenantCredentia
     if row is None:
         raise NotFound(f"There is no provider credential {credential_id}.")
     return row
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAgent:
+    """An agent as others of its tenant see it."""
+
+    agent_id: str
+    agent_type: str
+    name: str
+    version: str
+    capabilities: Sequence[str]
+    status: str
+    last_seen_at: datetime | None
+
+
+def page_of_agents(tenant_id: UUID, *, agent_type: str | None = None, after: str = "", limit: int) -> list[KnownAgent]:
+    """A tenant's agents by id, those behind `after` (one query)."""
+    found = agents_of(tenant_id).filter(agent_id__gt=after)
+    if agent_type is not None:
+        found = found.filter(agent_type=agent_type)
+    columns = ("agent_id", "agent_type", "name", "version", "capabilities", "status", "last_seen_at")
+    return [KnownAgent(*row) for row in found.order_by("agent_id").values_list(*columns)[:limit]]
 
 
 def addresses_to_tell(tenant_id: UUID | None) -> list[str]:

@@ -13,7 +13,8 @@ from config.environment import Environment, variable
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FOLDERS = (
-    "alerts|audit|bin|benchmarks|billing|catalog|config|core|docs|embeddings|providers|tenants|tests|templates|deploy"
+    "alerts|audit|bin|benchmarks|billing|catalog|config|core|docs|embeddings|examples|providers|tenants|tests"
+    "|templates|deploy"
 )
 NOT_DJANGOS = ("/api/v1", "/api/v1/embeddings", "/api/v1/embeddings/estimate")
 SEGMENT = re.compile(r"\{\w+\}")

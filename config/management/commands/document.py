@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from pydantic.fields import FieldInfo
@@ -15,12 +16,13 @@ from pydantic_core import PydanticUndefined
 
 from config.environment import Environment, variable
 from core.errors import public_errors
+from embeddings.methods import METHODS, Method
 
 _MADE = "<!-- Made by `manage.py document`; do not edit. -->"
 
 
 class Command(BaseCommand):
-    help = "Writes docs/errors.md and docs/settings.md."
+    help = "Writes docs/errors.md, docs/settings.md and docs/socket-methods.md."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -40,7 +42,7 @@ class Command(BaseCommand):
 
 def pages() -> dict[str, str]:
     """The generated pages by name."""
-    return {"errors.md": _errors(), "settings.md": _settings()}
+    return {"errors.md": _errors(), "settings.md": _settings(), "socket-methods.md": _methods()}
 
 
 def _errors() -> str:
@@ -86,6 +88,35 @@ def _settings() -> str:
             "",
         ]
     )
+
+
+def _methods() -> str:
+    rows = [
+        f"| `{each.name}`{' *' if each.is_long else ''} | {each.number or ''} | {_parameters(each)} | {each.does} "
+        f"| `{each.answers}` | {' or '.join(f'`{scope}`' for scope in each.scopes) or 'none'} |"
+        for each in METHODS.values()
+    ]
+    return "\n".join(
+        [
+            "# Methods of agents' sockets",
+            "",
+            _MADE,
+            "",
+            "What `/ws/v1/agents` answers; how it is asked is [sockets.md](sockets.md). A parameter with a `?` may be",
+            "left out. A method with a number is there in binary frames too. Those with a * are answered as they get",
+            "ready and count among the requests in flight, all others in the order in which they came.",
+            "",
+            "| method | number | parameters | does | answers | scope |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _parameters(method: Method) -> str:
+    names = [f"`{f.name}`" if f.required else f"`{f.name}?`" for f in msgspec.structs.fields(method.params)]
+    return ", ".join(names) or "none"
 
 
 def _default(field: FieldInfo) -> str:

@@ -1,0 +1,56 @@
+"""The control plane's rows for sockets: Django's ORM in a few threads, never on the loop and never for an embedding.
+
+Owns that what waits for these threads is bounded. What is read or written is its callers' business.
+
+Failure: PostgreSQL away → 503 `starting`, after the pool's patience; too many wait → 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from core.errors import RateLimitExceeded, Starting
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class ControlRows:
+    def __init__(self, *, threads: int = 2, most_waiting: int = 2000) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="socket-rows")
+        self._most_waiting = most_waiting
+        self._waiting = 0
+
+    async def run(self, act: Callable[[], T]) -> T:
+        """What `act` returns or raises."""
+        if self._waiting >= self._most_waiting:
+            raise RateLimitExceeded("Too many agents register at once; try again.", retry_after=1)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _fresh, act)
+        finally:
+            self._waiting -= 1
+
+    def statistics(self) -> dict[str, int]:
+        return {"waiting": self._waiting}
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _fresh(act: Callable[[], T]) -> T:
+    """Django's per-request hygiene of connections, outside of a request."""
+    close_old_connections()
+    try:
+        return act()
+    except (OperationalError, InterfaceError) as error:
+        log.warning("sockets: PostgreSQL cannot be asked: %s", type(error).__name__)
+        raise Starting("The database cannot be reached now; try again.", retry_after=1) from error
+    finally:
+        close_old_connections()

@@ -1,0 +1,109 @@
+"""Which agents are connected now, over all processes: sessions in Redis that expire when nobody renews them.
+
+Owns what stands there and that of two sockets of one agent the younger one holds the session. An entry begins with the
+moment and the id of its session, so that entries compare as they stand: a claim never displaces a younger one, and who
+goes takes away only what is its own. Renewing tells a socket of a younger one, also where the message was lost.
+
+Failure: Redis away → nobody counts as known to be connected (`None`), registrations go on, and the next renewal claims
+what could not be claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+import hiredis
+import msgspec
+
+from billing.redis_pipe import RedisAway, RedisPipe, Script, ignore
+from core.ids import uuid7_text
+
+TTL_MS = 90_000
+RENEW_S = 30.0
+_AWAY = (RedisAway, hiredis.ReplyError)
+_MARK = 52  # letters of an entry's beginning: 15 of the moment, a point, 36 of the id
+
+# KEYS: the tenant's sessions, by agent. ARGV: agent, entry, now, how long it is good (ms). 1, or the younger entry.
+_CLAIM = Script(f"""
+local was = redis.call('HGET', KEYS[1], ARGV[1])
+if was then
+  local until_ms, entry = string.match(was, '^(%d+) (.*)$')
+  if tonumber(until_ms) > tonumber(ARGV[3]) and string.sub(entry, 1, {_MARK}) > string.sub(ARGV[2], 1, {_MARK}) then
+    return entry
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', ARGV[3] + ARGV[4]) .. ' ' .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+""")
+# KEYS: as above. ARGV: agent, the beginning of the entry.
+_LEAVE = Script(f"""
+local was = redis.call('HGET', KEYS[1], ARGV[1])
+if was and string.sub(string.match(was, '^%d+ (.*)$'), 1, {_MARK}) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
+""")
+SCRIPTS = (_CLAIM, _LEAVE)
+
+
+class Session(msgspec.Struct, frozen=True):
+    """One registration of an agent on one socket."""
+
+    tenant_id: UUID
+    agent_id: str
+    began_ms: int
+    id: str
+
+    @property
+    def mark(self) -> str:
+        """Later ones are greater."""
+        return f"{self.began_ms:015d}.{self.id}"
+
+
+def begin(tenant_id: UUID, agent_id: str, now_ms: int) -> Session:
+    return Session(tenant_id, agent_id, now_ms, uuid7_text(now_ms))
+
+
+class Presence:
+    """Lives inside one event loop."""
+
+    def __init__(self, pipe: RedisPipe) -> None:
+        self._pipe = pipe
+
+    async def claim(self, session: Session, status: str, now_ms: int) -> str | None:
+        """Writes or renews a session. Returns the mark of a younger one where there is one, else None."""
+        try:
+            found = await self._pipe.run(
+                _CLAIM, _key(session.tenant_id), session.agent_id, f"{session.mark} {status}", now_ms, TTL_MS
+            )
+        except _AWAY:
+            return None
+        return None if found == 1 else found.decode()[:_MARK]
+
+    def leave(self, session: Session) -> None:
+        """The socket is gone; nobody waits for this."""
+        ignore(self._pipe.run(_LEAVE, _key(session.tenant_id), session.agent_id, session.mark))
+
+    async def statuses(self, tenant_id: UUID, agent_ids: Collection[str], now_ms: int) -> Mapping[str, str] | None:
+        """Of those that are connected; None: it cannot be known."""
+        if not agent_ids:
+            return {}
+        try:
+            found = await self._pipe.call("HMGET", _key(tenant_id), *agent_ids)
+        except _AWAY:
+            return None
+        entries = ((agent_id, _status(entry, now_ms)) for agent_id, entry in zip(agent_ids, found, strict=True))
+        return {agent_id: status for agent_id, status in entries if status is not None}
+
+
+def _key(tenant_id: UUID) -> str:
+    return f"quiver:sessions:{{{tenant_id}}}"
+
+
+def _status(entry: bytes | None, now_ms: int) -> str | None:
+    if entry is None:
+        return None
+    until, _, rest = entry.decode().partition(" ")
+    return rest[_MARK + 1 :] if int(until) > now_ms else None

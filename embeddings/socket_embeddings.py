@@ -1,0 +1,239 @@
+"""Texts to vectors on a socket: `embedding.*` on the same gateway as HTTP, taking turns with the other agents.
+
+Owns how a request of a socket becomes one of the gateway's, in which form its vectors go back, batches, and cancelling.
+An answer carries at most 4 MiB of vectors, whatever their form.
+
+Failure: no turn before the deadline → as a provider that does not answer in time; nothing was sent. What is given up
+before its turn costs nothing; what the gateway has begun goes on, is charged once and cached (`gateway.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import orjson
+import pybase64
+
+from core import errors
+from core.clock import unix_ms
+from core.errors import QuiverError
+from core.ids import uuid7_text
+from embeddings import answers, frames, messages, requests, rpc
+from embeddings.caller import Call
+from embeddings.connection import Handler, Reply, Running
+from embeddings.estimating import Estimates
+from embeddings.gateway import Answer, Gateway
+from embeddings.messages import Encoding
+from embeddings.requests import EmbeddingRequest
+from embeddings.turns import Turns
+from providers.heavy import off_loop
+
+log = logging.getLogger(__name__)
+
+MOST_VECTOR_BYTES = frames.MOST_PAYLOAD - 64 * 1024  # the rest is for what is said beside them
+
+
+class EmbeddingMethods:
+    def __init__(self, *, gateway: Gateway, estimates: Estimates, turns: Turns, deadline_s: float) -> None:
+        self._gateway = gateway
+        self._estimates = estimates
+        self._turns = turns
+        self._deadline_s = deadline_s
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "embedding.generate": self._generate,
+            "embedding.batch": self._batch,
+            "embedding.cancel": self._cancel,
+            "embedding.estimate": self._estimate,
+        }
+
+    async def _generate(self, running: Running, params: messages.Generate) -> Reply:
+        call = self._call(running, params)
+        running.request_id = call.request_id
+        answer = await self._embed(running, params, call)
+        _check_size(answer)
+        return await self._framed(running, answer, params.encoding)
+
+    async def _estimate(self, running: Running, params: messages.Generate) -> Reply:
+        call = self._call(running, params)
+        return rpc.result(running.asked, await self._estimates.estimate(requests.checked(params.body()), call))
+
+    async def _cancel(self, running: Running, params: messages.Cancel) -> Reply:
+        connection, asked = running.connection, running.asked
+        found = connection.in_flight.get((asked.is_binary, params.id))
+        was_there = found is not None and connection.give_up(found)
+        return rpc.result(asked, {"id": params.id, "cancelled": was_there})
+
+    async def _batch(self, running: Running, params: messages.Batch) -> Reply:
+        ids = [item.id for item in params.items]
+        if len(set(ids)) < len(ids):
+            twice = next(each for each in ids if ids.count(each) > 1)
+            raise errors.InvalidRequest(f"The id {twice!r} stands twice.", param="items")
+        form = _Form(running, params.encoding)
+        batch = _Batch(running, len(ids))
+        found = await asyncio.gather(*(self._item(running, item, form, batch) for item in params.items))
+        running.connection.outbox.forget(batch.name)
+        told = {"items": found, "completed": batch.completed, "failed": batch.failed}
+        if form.is_packed:
+            return await _off_loop_if(batch.size > answers.HEAVY_FLOATS, partial(rpc.packed, running.asked, told))
+        return await _off_loop_if(batch.size > answers.HEAVY_FLOATS, partial(_written_batch, running.asked, told))
+
+    async def _item(self, running: Running, item: messages.BatchItem, form: _Form, batch: _Batch) -> dict[str, Any]:
+        """The answer of one of a batch: what fails, fails alone."""
+        shown: dict[str, Any] = {"id": item.id}
+        try:
+            answer = await self._embed(running, item, self._call(running, item))
+            batch.take(answer)
+            shown["result"] = form.of(answer, item.encoding)
+            batch.completed += 1
+        except QuiverError as error:
+            shown["error"] = rpc.error_of(error)
+            batch.failed += 1
+        except Exception:
+            log.exception("socket: an item of a batch failed")
+            shown["error"] = rpc.error_of(errors.InternalError("An error of ours."))
+            batch.failed += 1
+        batch.tell(item.id)
+        return shown
+
+    def _call(self, running: Running, params: messages.Generate) -> Call:
+        created_ms, started = unix_ms(), time.monotonic()
+        within_s = self._deadline_s if params.timeout_ms is None else min(self._deadline_s, params.timeout_ms / 1000)
+        return Call(
+            uuid7_text(created_ms),
+            created_ms,
+            running.key,
+            running.snapshot,
+            started,
+            started + within_s,
+            running.connection.agent_id or running.key.agent_id,
+        )
+
+    async def _embed(self, running: Running, params: messages.Generate, call: Call) -> Answer:
+        request = requests.checked(params.body())
+        _check_room(request, call)
+        who = (call.snapshot.config.tenant_id, call.agent_id or running.connection.id)
+        if not self._turns.try_now(who) and not await self._turns.wait(who, within_s=call.deadline - time.monotonic()):
+            raise errors.ProviderTimeout("The deadline passed before it was this agent's turn.")
+        try:
+            if not running.is_wanted:
+                raise errors.ProviderTimeout("Nobody waits for this any more.")
+            return await self._gateway.embed(request, call)
+        finally:
+            self._turns.done(who)
+
+    async def _framed(self, running: Running, answer: Answer, encoding: Encoding | None) -> Reply:
+        form = _Form(running, encoding)
+        is_heavy = answer.vectors.size > (answers.HEAVY_FLOATS if form.default == "float" else answers.HEAVY_BASE64)
+        return await _off_loop_if(is_heavy, partial(form.frame, answer))
+
+
+class _Form:
+    """In which form the vectors of one request go back."""
+
+    def __init__(self, running: Running, encoding: Encoding | None) -> None:
+        self._asked = running.asked
+        self.default: Encoding = encoding or ("binary" if running.asked.is_binary else "float")
+        # Bytes do not fit into text: vectors as bytes make the whole answer a binary frame.
+        self.is_packed = running.asked.is_binary or self.default == "binary"
+
+    def frame(self, answer: Answer) -> Reply:
+        if self.is_packed:
+            return rpc.packed(self._asked, self.of(answer, None))
+        return rpc.written(self._asked, _json(answer, self.default))
+
+    def of(self, answer: Answer, own: Encoding | None) -> Any:
+        """What goes into a map: for text, JSON that is written already."""
+        encoding = own or self.default
+        if not self.is_packed:
+            return orjson.Fragment(_json(answer, "base64" if encoding == "binary" else encoding))
+        about = _about(answer)
+        if encoding == "binary":
+            flat = np.ascontiguousarray(answer.vectors, dtype="<f4")
+            return {"vectors": flat.tobytes(), "dimensions": answer.dimensions, "count": len(flat), **about}
+        return {"data": [_shown(index, row, encoding) for index, row in enumerate(answer.vectors)], **about}
+
+
+class _Batch:
+    """How far a batch is, for who waits for it."""
+
+    def __init__(self, running: Running, total: int) -> None:
+        self._running = running
+        self._total = total
+        self.name = ("progress", running.asked.name)
+        self.completed = self.failed = self.size = 0
+
+    def take(self, answer: Answer) -> None:
+        """Raises `RequestTooLarge` where the answer would not hold this one as well."""
+        size = answer.vectors.size
+        if (self.size + size) * 4 > MOST_VECTOR_BYTES:
+            raise errors.RequestTooLarge(
+                "The answer of this batch is full; ask for this one again, it is cached.", param="items"
+            )
+        self.size += size
+
+    def tell(self, item: str | int) -> None:
+        """Of what is told and not taken yet only the newest stays."""
+        asked = self._running.asked
+        if self._running.is_answered or not asked.wants_answer:
+            return
+        far = {"completed": self.completed, "failed": self.failed, "total": self._total}
+        if self.completed + self.failed < self._total:  # the last one is told by the result
+            self._running.connection.notify(rpc.progress(asked, {"id": asked.id, "item": item, **far}), name=self.name)
+
+
+def _check_room(request: EmbeddingRequest, call: Call) -> None:
+    """Refuses what could not be told, before anybody is paid for it."""
+    least = request.dimensions
+    if least is None:
+        widths = (c.deployment.dimensions for c in call.snapshot.choices if c.configured.is_enabled)
+        least = min(widths, default=0)
+    if request.items * least * 4 > MOST_VECTOR_BYTES:
+        raise errors.RequestTooLarge(
+            f"At most {MOST_VECTOR_BYTES // (4 * least)} vectors of {least} dimensions fit into one answer.",
+            param="input",
+        )
+
+
+def _check_size(answer: Answer) -> None:
+    if answer.vectors.size * 4 > MOST_VECTOR_BYTES:
+        most = MOST_VECTOR_BYTES // (4 * answer.dimensions)
+        raise errors.RequestTooLarge(
+            f"At most {most} vectors of {answer.dimensions} dimensions fit into one answer; ask for fewer at a time. "
+            "These are cached.",
+            param="input",
+        )
+
+
+def _about(answer: Answer) -> dict[str, Any]:
+    about = answers.about(answer)
+    about["quiver"]["reason"] = answer.reason
+    return about
+
+
+def _json(answer: Answer, encoding: Encoding) -> bytes:
+    data = answers.write_data(answer.vectors, base64=encoding == "base64")
+    about = {"dimensions": answer.dimensions, "count": len(answer.vectors), **_about(answer)}
+    return b'{"data":[%b],%b' % (data, orjson.dumps(about)[1:])
+
+
+def _shown(index: int, row: Any, encoding: Encoding) -> dict[str, Any]:
+    flat: Any = np.ascontiguousarray(row, dtype="<f4")
+    return {"index": index, "embedding": pybase64.b64encode(flat).decode() if encoding == "base64" else flat.tolist()}
+
+
+def _written_batch(asked: rpc.Asked, told: Mapping[str, Any]) -> Reply:
+    return rpc.written(asked, orjson.dumps(told))
+
+
+async def _off_loop_if(is_heavy: bool, write: Any) -> Reply:
+    found: Reply = await off_loop(write) if is_heavy else write()
+    return found

@@ -1,0 +1,91 @@
+"""What an agent may look up: `models.list`, `usage.get`, `quota.get`. Reads only; rows are read in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from billing.selectors import costs_of_agent
+from billing.standing import LimitStanding, figure, standings
+from core.clock import utc_now
+from core.errors import Conflict
+from embeddings import listing, messages, rpc
+from embeddings.answers import rfc3339
+from embeddings.connection import Handler, Reply, Running
+from embeddings.control_rows import ControlRows
+
+_PERIODS = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(days=7),
+    "month": timedelta(days=30),
+}
+
+
+class ReadingMethods:
+    def __init__(self, *, rows: ControlRows) -> None:
+        self._rows = rows
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return {"models.list": self._models, "usage.get": self._usage, "quota.get": self._quota}
+
+    async def _models(self, running: Running, params: messages.Nothing) -> Reply:
+        return rpc.written(running.asked, listing.list_models(running.snapshot, running.key, utc_now()))
+
+    async def _usage(self, running: Running, params: messages.Usage) -> Reply:
+        agent_id = _agent(running)
+        if not agent_id:
+            raise Conflict("Only an agent's own usage is told here; send `agent.register` first.")
+        until = utc_now()
+        since = until - _PERIODS[params.period]
+        tenant_id = running.snapshot.config.tenant_id
+        found = await self._rows.run(partial(costs_of_agent, tenant_id, agent_id, since=since, until=until))
+        by_model = [
+            {
+                "model": each.model,
+                "provider": each.provider,
+                "tokens": each.tokens,
+                "requests": each.requests,
+                "cost_usd": f"{each.cost_usd.normalize():f}",
+            }
+            for each in found
+        ]
+        told = {
+            "agent_id": agent_id,
+            "period": params.period,
+            "start_time": rfc3339(since),
+            "end_time": rfc3339(until),
+            "total_tokens": sum(each.tokens for each in found),
+            "total_requests": sum(each.requests for each in found),
+            "total_cost": f"{sum(each.cost_usd for each in found):f}",
+            "by_model": by_model,
+        }
+        return rpc.result(running.asked, told)
+
+    async def _quota(self, running: Running, params: messages.Nothing) -> Reply:
+        found = await self._rows.run(partial(standings, running.snapshot.config.tenant_id))
+        own = {"agent": _agent(running), "key": str(running.key.key_id)}
+        applying = [each for each in found if own.get(each.scope, each.scope_id) == each.scope_id]
+        return rpc.result(running.asked, {"limits": [_shown(each) for each in applying]})
+
+
+def _agent(running: Running) -> str:
+    return running.connection.agent_id or running.key.agent_id
+
+
+def _shown(each: LimitStanding) -> dict[str, Any]:
+    return {
+        "scope": each.scope,
+        "scope_id": each.scope_id,
+        "measure": each.measure,
+        "period": each.period,
+        "mode": each.mode,
+        "limit": figure(each.measure, each.amount),
+        "used": figure(each.measure, each.used),
+        "held": figure(each.measure, each.held),
+        "remaining": figure(each.measure, each.remaining),
+        "resets_at": rfc3339(each.resets_at),
+    }
