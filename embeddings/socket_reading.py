@@ -7,8 +7,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from billing.selectors import costs_of_agent
 from billing.standing import LimitStanding, figure, standings
+from billing.usage import costs_of_agent
 from core.clock import utc_now
 from core.errors import Conflict
 from embeddings import listing, messages, rpc
