@@ -45,8 +45,8 @@ class ReadingMethods:
         found = await self._rows.run(partial(costs_of_agent, tenant_id, agent_id, since=since, until=until))
         by_model = [
             {
-                "model": each.model,
-                "provider": each.provider,
+                "model": each.of["model"],
+                "provider": each.of["provider"],
                 "tokens": each.tokens,
                 "requests": each.requests,
                 "cost_usd": f"{each.cost_usd.normalize():f}",
