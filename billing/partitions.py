@@ -1,4 +1,5 @@
-"""Month partitions of the ledger's tables: made ahead of time, by the owner of the tables.
+"""Month partitions of the ledger's tables: made ahead of time, by the owner of the tables, whose address only the task
+worker has.
 
 Failure: when nothing made the month, rows go to the default partition; they are counted but block making that month
 until somebody moves them, so `make_partitions` runs at every start and daily.
@@ -7,8 +8,12 @@ until somebody moves them, so `make_partitions` runs at every start and daily.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
+from typing import Any
 
+import psycopg
+from django.conf import settings
 from django.db import connection, transaction
 
 TABLES = ("billing_usagerow", "billing_providercall")
@@ -26,7 +31,7 @@ def months(start: date, count: int) -> Iterator[tuple[date, date]]:
 def make_partitions(*, today: date, ahead: int) -> list[str]:
     """Makes this month's partitions and `ahead` more where they are missing; returns the names of the new ones."""
     made: list[str] = []
-    with transaction.atomic(), connection.cursor() as cursor:
+    with owners_cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         for first, following in months(today, ahead + 1):
             for table in TABLES:
@@ -38,3 +43,15 @@ def make_partitions(*, today: date, ahead: int) -> list[str]:
                 cursor.execute(f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES {bounds}")
                 made.append(name)
     return made
+
+
+@contextmanager
+def owners_cursor() -> Iterator[Any]:
+    """In one transaction."""
+    url = settings.QUIVER.owner_database_url
+    if url:
+        with psycopg.connect(url, connect_timeout=5) as own, own.cursor() as cursor:
+            yield cursor
+    else:
+        with transaction.atomic(), connection.cursor() as cursor:
+            yield cursor

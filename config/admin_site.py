@@ -5,6 +5,8 @@ Each app's rows are in its own `admin`, which decides who may see them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, cast
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from django.contrib import messages
 from django.contrib.auth.views import PasswordChangeView
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 from unfold.forms import AdminOwnPasswordChangeForm
@@ -21,6 +24,7 @@ from core.errors import NotFound
 from tenants import services
 from tenants.current import current_tenant, memberships, switch
 from tenants.models import Tenant, User
+from tenants.walls import act_for
 
 # Title, icon, app and model. A group without a link that this person may follow is left out.
 _MEMBERS = (
@@ -142,6 +146,12 @@ class QuiverAdminSite(UnfoldAdminSite):
         user = request.user
         return bool(user.is_active and (getattr(user, "is_superuser", False) or memberships(request)))
 
+    def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Callable[..., Any]:
+        """Every page goes through here: a member's is made as their tenant, but for what is about themselves alone
+        (session, password), which belongs to no tenant."""
+        own = (self.logout, self.password_change, self.password_change_done, self.switch, self.i18n_javascript)
+        return cast(Callable[..., Any], super().admin_view(view if view in own else _as_tenant(view), cacheable))
+
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context: dict[str, Any] = super().each_context(request)
         return context | {"current_tenant": current_tenant(request), "memberships": memberships(request)}
@@ -171,6 +181,21 @@ class QuiverAdminSite(UnfoldAdminSite):
             extra_context={**self.each_context(request), **(extra_context or {})},
         )(request)
         return cast(HttpResponse, answer)
+
+
+def _as_tenant(view: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(view)
+    def made(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        tenant = current_tenant(request)
+        if tenant is not None:
+            act_for(tenant.id)
+        answer = view(request, *args, **kwargs)
+        # Django would render it after the request's transaction, as the platform again; lists read rows while at it.
+        if tenant is not None and isinstance(answer, TemplateResponse):
+            answer.render()
+        return answer
+
+    return made
 
 
 def environment(request: HttpRequest) -> tuple[str, str] | None:

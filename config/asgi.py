@@ -19,12 +19,14 @@ import orjson  # noqa: E402
 from channels.routing import URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.db import DatabaseError, connection  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
 from core.metrics import exposition  # noqa: E402
 from embeddings.consumers import SOCKETS, AgentConsumer, UnknownPath  # noqa: E402
 from embeddings.pacing import SocketBounds  # noqa: E402
 from embeddings.runtime import Bounds, Runtime  # noqa: E402
+from tenants.walls import are_up  # noqa: E402
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -34,6 +36,7 @@ _django = ASGIHandler()
 # Without the second route an unknown path would be an error of ours.
 _agents = URLRouter([path("ws/v1/agents", AgentConsumer.as_asgi()), re_path("", UnknownPath.as_asgi())])
 _runtime: Runtime | None = None
+_wall: str | None = None  # roles come with a migration, and a migration with a restart
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -109,8 +112,28 @@ async def _readyz() -> tuple[int, bytes, bytes]:
     found = _runtime.readiness()
     # Without Redis everything still works, only changes take a second longer.
     is_ready = all(state == "ok" for name, state in found.items() if name != "redis")
-    body = orjson.dumps({"status": "ok" if is_ready else "unavailable", "dependencies": found})
+    wall = await _second_wall() if is_ready else "unknown"
+    body = orjson.dumps({"status": "ok" if is_ready else "unavailable", "dependencies": found, "second_wall": wall})
     return 200 if is_ready else 503, b"application/json", body
+
+
+async def _second_wall() -> str:
+    """Tells, and is no reason not to be ready: a managed database may allow no more."""
+    global _wall
+    if _wall is None:
+        try:
+            is_up = await asyncio.to_thread(_ask_for_wall)
+        except DatabaseError as error:
+            return f"unknown: {type(error).__name__}"
+        _wall = "up" if is_up else "down: the database has no role for tenants, so the code alone keeps them apart"
+    return _wall
+
+
+def _ask_for_wall() -> bool:
+    try:
+        return are_up()
+    finally:
+        connection.close()  # back to the pool: this thread may not come here again
 
 
 async def _metrics() -> tuple[int, bytes, bytes]:

@@ -30,6 +30,11 @@ class Environment(BaseModel):
         "postgresql://127.0.0.1:5432/quiver",
         description="PostgreSQL 15 or later with pgvector; `postgresql://user:password@host:port/name`.",
     )
+    owner_database_url: str = Field(
+        "",
+        description="The same database as the owner of its tables, who makes each month's partitions; only the task "
+        "worker needs it, and only where `DATABASE_URL` is a lesser role's.",
+    )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis or Valkey for change messages and Django's cache.",
@@ -152,10 +157,10 @@ class Environment(BaseModel):
         parse_keys(value)
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "owner_database_url")
     @classmethod
     def _is_postgresql(cls, value: str) -> str:
-        if not value.startswith(("postgresql://", "postgres://")):
+        if value and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
         return value
 

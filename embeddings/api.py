@@ -34,6 +34,7 @@ from tenants.authentication import caller, tenant_of
 from tenants.loading import load_tenant
 from tenants.preferences import Preferences
 from tenants.rights import check_agent
+from tenants.walls import as_platform
 
 _STRATEGIES = ("priority", "cost", "latency", "quality")
 _MOST_TOKENS = 300_000
@@ -171,7 +172,9 @@ def _snapshot(tenant_id: UUID) -> TenantSnapshot:
     config = load_tenant(tenant_id)
     if config is None:
         raise NotFound(f"There is no tenant {tenant_id}.")
-    return compose(load_catalog(), config, load_limits(tenant_id))
+    with as_platform():  # it reads providers' secrets, which this door hands on to nobody
+        catalog = load_catalog()
+    return compose(catalog, config, load_limits(tenant_id))
 
 
 def _agent(request: Request, snapshot: TenantSnapshot, agent_id: str | None) -> tuple[str, Preferences]:

@@ -1,5 +1,6 @@
 """Who calls the control plane: an API key in, a grant out. Checksum first, then one look-up of the key and one of its
-tenant. Suspension is told here, so that no view of a suspended tenant's runs.
+tenant. Suspension is told here, so that no view of a suspended tenant's runs; and from here on the request's
+transaction is the tenant's (`tenants.walls`).
 
 Failure: PostgreSQL gone is a 500 of Django's, after the pool's five seconds.
 """
@@ -20,6 +21,7 @@ from tenants.loading import find_key
 from tenants.models import Tenant
 from tenants.scopes import Scope
 from tenants.snapshots import KeyGrant
+from tenants.walls import act_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class ApiKeyAuthentication(BaseAuthentication):
         if tenant is not None and tenant.is_suspended:
             raise TenantSuspended("This tenant is suspended; ask the operator of the platform.")
         key_use.note(grant.key_id, now)
+        if tenant is not None:
+            act_for(tenant.id)
         return Caller(grant, tenant), grant
 
     def authenticate_header(self, request: Request) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.contrib.auth.backends import ModelBackend
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from unfold.forms import AuthenticationForm
@@ -19,6 +20,14 @@ from tenants.addresses import client_address, network_of
 from tenants.throttle import Throttle
 
 sign_ins = Throttle("sign-in")
+
+
+class Accounts(ModelBackend):
+    """Accounts with passwords. Rights come from memberships (`tenants.roles`): nobody has any of Django's, so nobody is
+    asked for them."""
+
+    def _get_permissions(self, user_obj: Any, obj: Any, from_name: str) -> set[str]:
+        return set()
 
 
 @contextmanager

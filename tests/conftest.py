@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
+from pytest_django import DjangoDbBlocker
 from pytest_django.fixtures import DjangoCaptureOnCommitCallbacks
 
 from tests.services import Services, WorkersValkey
@@ -46,6 +47,54 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _services is not None:
         _services.stop()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Tests run as the platform's role, as services do, and requests of tenants as the tenant's; made and migrated was
+    the database as its owner."""
+    from django.core.signals import request_finished
+    from django.db import connection
+    from django.db.backends.signals import connection_created
+
+    from tenants.walls import roles_of
+
+    role = roles_of(connection.settings_dict["NAME"]).platform
+
+    def become(connection: Any, **_: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('role', %s, false)", [role])
+
+    def end_of_request(**_: Any) -> None:
+        # Its transaction is a savepoint of the test's, and what is set locally would live on in that.
+        if connection.in_atomic_block and not connection.needs_rollback:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('role', %s, true), set_config('app.tenant', '', true)", [role])
+
+    with django_db_blocker.unblock():
+        become(connection)
+    connection_created.connect(become)
+    request_finished.connect(end_of_request)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("billing.partitions.owners_cursor", owners_cursor)
+        yield
+    connection_created.disconnect(become)
+    request_finished.disconnect(end_of_request)
+    with django_db_blocker.unblock():
+        connection.close()
+
+
+@contextmanager
+def owners_cursor() -> Iterator[Any]:
+    """A cursor of the tables' owner, in the transaction of the test."""
+    from django.db import connection, transaction
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('role')")
+        (role,) = cursor.fetchone()
+        cursor.execute("SELECT set_config('role', 'none', true)")
+        yield cursor
+        cursor.execute("SELECT set_config('role', %s, true)", [role])
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ class EmbeddedPostgres:
             connection.execute(
                 sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(owner), sql.Literal(password))
             )
+            # For the lesser roles; it can do nothing to those that others made.
+            connection.execute(sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(owner)))
             if not _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", database):
                 names = [sql.Identifier(database), sql.Identifier(owner)]
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))

@@ -1,7 +1,7 @@
 """Migrates the database and seeds it, in one process and under one lock; `up` runs it as `python -m config.up.prepare`.
 
-Reads the last quickstart (JSON or null) on standard input, answers on standard output with `{"seeded": …}` or
-`{"refused": reason}`; whatever else is printed goes to standard error.
+Reads the last quickstart (JSON or null) on standard input, answers on standard output with `{"seeded": …, "services":
+url}` (what services log in with) or `{"refused": reason}`; whatever else is printed goes to standard error.
 
 Failure: an environment that is nonsense, a database that cannot be reached, refuses a migration or has no room are
 reasons to refuse; anything else is a mistake of ours and a traceback.
@@ -40,7 +40,7 @@ def main() -> int:
     answer = os.dup(1)
     os.dup2(2, 1)  # a migration that prints must not end up in the answer
     try:
-        said = {"seeded": _migrate_and_seed(demo=not options.no_demo, previous=previous)}
+        said = _prepare(demo=not options.no_demo, previous=previous)
     except BadEnvironment as error:
         said = {"refused": str(error)}
     except (psycopg.Error, Error) as error:
@@ -50,19 +50,22 @@ def main() -> int:
     return int("refused" in said)
 
 
-def _migrate_and_seed(*, demo: bool, previous: dict[str, Any] | None) -> dict[str, Any]:
+def _prepare(*, demo: bool, previous: dict[str, Any] | None) -> dict[str, Any]:
     django.setup()
-    from config.seed import seed  # imports models, which exist only after django.setup()
+    from config.logins import platform_login  # these import models, which exist only after django.setup()
+    from config.seed import seed
 
-    with _alone(settings.QUIVER.database_url):
+    url = settings.QUIVER.database_url
+    with _alone(url) as connection:
         call_command("migrate", interactive=False, verbosity=1)
+        services = platform_login(connection, url)
         seeded: dict[str, Any] = seed(demo=demo, previous=previous)
     connections.close_all()
-    return seeded
+    return {"seeded": seeded, "services": services}
 
 
 @contextmanager
-def _alone(database_url: str) -> Iterator[None]:
+def _alone(database_url: str) -> Iterator[psycopg.Connection]:
     """Holds an advisory lock that two starting at once compete for.
 
     It is tried again and again, not waited for: a waiting statement keeps a snapshot open, and a migration that builds
@@ -75,7 +78,7 @@ def _alone(database_url: str) -> Iterator[None]:
                 print("another process is migrating this database: waiting", flush=True)
                 told = True
             time.sleep(0.1)
-        yield  # closing the connection releases the lock
+        yield connection  # closing it releases the lock
 
 
 def _try(connection: psycopg.Connection) -> bool:

@@ -39,7 +39,8 @@ def environment(home: Home, secrets: Secrets, database_url: str, redis_url: str)
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "PYTHONUNBUFFERED": "1",
     }
-    settled = {f"{name}_FILE" for name in decided}
+    # The owner's address is the task worker's alone.
+    settled = {"QUIVER_OWNER_DATABASE_URL"} | {f"{name}_FILE" for name in [*decided, "QUIVER_OWNER_DATABASE_URL"]}
     return {name: value for name, value in os.environ.items() if name not in settled} | decided
 
 

@@ -99,14 +99,16 @@ class Supervisor:
         secrets = self._home.secrets()
         self._home.make_folders()
         redis_url = programs.given("REDIS_URL") or self._start_valkey(secrets.redis_password)
-        database_url = programs.given("DATABASE_URL") or self._start_postgres(
-            secrets.postgres_password, secrets.owner_password
+        database_url = (
+            programs.given("QUIVER_OWNER_DATABASE_URL")
+            or programs.given("DATABASE_URL")
+            or self._start_postgres(secrets.postgres_password, secrets.owner_password)
         )
         environment = programs.environment(self._home, secrets, database_url, redis_url)
-        seeded = self._prepare(environment, previous)
-        self._start_programs(environment)
+        prepared = self._prepare(environment, previous)
+        self._start_programs(environment | {"DATABASE_URL": prepared["services"]}, owner_url=database_url)
         self._wait_for_web()
-        content = self._describe(seeded, database_url, redis_url)
+        content = self._describe(prepared["seeded"], database_url, redis_url)
         self._quickstart.write(content)
         self._console.step("ready")
         self._console.say(summary(content))
@@ -182,10 +184,10 @@ class Supervisor:
         answer = json.loads(said)
         if "refused" in answer:
             raise DiskFullError(self._home.path) if NO_SPACE in answer["refused"] else UpError(answer["refused"])
-        seeded: dict[str, Any] = answer["seeded"]
-        return seeded
+        prepared: dict[str, Any] = answer
+        return prepared
 
-    def _start_programs(self, environment: dict[str, str]) -> None:
+    def _start_programs(self, environment: dict[str, str], *, owner_url: str) -> None:
         options = self._options
         self._console.step(f"starting {options.workers} web workers, the task worker and the clock")
         commands = {
@@ -197,7 +199,7 @@ class Supervisor:
             process = spawn(
                 command,
                 death_signal=signal.SIGKILL,  # without a database there is nothing to drain for
-                env=environment,
+                env=environment | ({"QUIVER_OWNER_DATABASE_URL": owner_url} if name == "worker" else {}),
                 cwd=programs.CHECKOUT,
                 stdout=subprocess.PIPE,
             )

@@ -85,7 +85,10 @@ class Platform:
             check=False,
         )
         assert prepared.returncode == 0, prepared.stderr.decode() + prepared.stdout.decode()
-        self.operator_key: str = json.loads(prepared.stdout)["seeded"]["operator_key"]
+        said = json.loads(prepared.stdout)
+        self.operator_key: str = said["seeded"]["operator_key"]
+        assert said["services"] != self.database_url
+        self.environment |= {"DATABASE_URL": said["services"], "QUIVER_OWNER_DATABASE_URL": self.database_url}
         try:
             self.start_web()
         except BaseException:  # nothing that was started is left behind
