@@ -61,9 +61,9 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
     made for a tenant of theirs do nothing meanwhile."""
     if not (by.is_active and by.is_superuser):
         raise KeyNotPermitted("Only an operator of the platform lets people in or out.")
-    owned = set(Membership.objects.filter(user_id=user_id, role=Role.OWNER).values_list("tenant_id", flat=True))
+    roles = dict(Membership.objects.filter(user_id=user_id).values_list("tenant_id", "role"))
     keys = ApiKey.objects.filter(created_by_id=user_id, tenant__isnull=False)
-    for tenant_id in sorted(owned | set(keys.values_list("tenant_id", flat=True))):  # two at once must not deadlock
+    for tenant_id in sorted(roles.keys() | set(keys.values_list("tenant_id", flat=True))):  # two must not deadlock
         tenant_changed(tenant_id)
     user = User.objects.select_for_update().filter(id=user_id).first()
     if user is None:
@@ -71,7 +71,7 @@ def set_active(*, user_id: int, is_active: bool, by: User) -> User:
     user.is_active = is_active
     user.save(update_fields=["is_active"])
     if not is_active:
-        for tenant_id in sorted(owned):
+        for tenant_id in [each for each, role in roles.items() if role == Role.OWNER]:
             _check_owned(tenant_id)
     after = {"is_active": is_active}
     record("person.changed", tenant_id=only_tenant_of(user), subject="person", subject_id=user_id, after=after)
@@ -98,9 +98,7 @@ def role_of(tenant_id: UUID, by: Actor) -> str:
     belong there, and where nobody may change anything."""
     if isinstance(by, KeyGrant):
         own = _role_of_key(tenant_id, by.key_id)
-    elif not by.is_active:
-        raise KeyNotPermitted("This account was deactivated.")
-    elif by.is_superuser:
+    elif is_operator(by):
         return Role.OWNER.value
     else:
         own = Membership.objects.filter(tenant_id=tenant_id, user=by).values_list("role", flat=True).first()
@@ -109,6 +107,14 @@ def role_of(tenant_id: UUID, by: Actor) -> str:
     if Tenant.objects.filter(id=tenant_id, is_suspended=True).exists():
         raise TenantSuspended("This tenant is suspended; ask the operator of the platform.")
     return own
+
+
+def is_operator(by: User) -> bool:
+    """Whether somebody is one now; raises for who was deactivated since their request came in."""
+    now = User.objects.filter(pk=by.pk, is_active=True).values_list("is_superuser", flat=True).first()
+    if now is None:
+        raise KeyNotPermitted("This account was deactivated.")
+    return now
 
 
 def _role_of_key(tenant_id: UUID, key_id: UUID) -> str | None:

@@ -24,7 +24,7 @@ from core.clock import utc_now
 from core.errors import Conflict, InvalidApiKey, InvalidRequest, KeyNotPermitted
 from tenants.keys import mint
 from tenants.loading import find_grant, rights_of_row
-from tenants.members import role_of
+from tenants.members import is_operator, role_of
 from tenants.models import ApiKey, User
 from tenants.rights import Networks, Rights, bounded, rights_of
 from tenants.roles import SCOPES, Power, may
@@ -64,9 +64,8 @@ def mint_key(
     _check_models(rights.models)
     _changed(tenant_id)
     rights = _within(rights, tenant_id, creator or created_by)
-    row, text = _insert(
-        tenant_id, name, rights, created_by=created_by, created_with=creator.key_id if creator else None
-    )
+    made_with = creator.key_id if creator else None
+    row, text = _insert(tenant_id, name, rights, created_by=created_by, created_with=made_with)
     if creator is not None and find_grant(row.id) is None:
         raise Conflict("Too many keys have minted each other; mint this one with a key nearer to the first.")
     record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=facts_of(row))
@@ -190,7 +189,7 @@ def _within(asked: Rights, tenant_id: UUID | None, by: KeyGrant | User | None) -
             raise InvalidApiKey("This API key was revoked a moment ago.")
         return bounded(asked, rights_of(now))
     if tenant_id is None:
-        if not (by.is_active and by.is_superuser):
+        if not is_operator(by):
             raise KeyNotPermitted("Only an operator of the platform makes keys of the platform.")
         return asked
     role = role_of(tenant_id, by)

@@ -64,22 +64,6 @@ def test_bad_input_is_named(change: dict[str, Any], status: int, field: str, acm
     assert (answer.status_code, list(answer.json()["errors"])) == (status, [field]), answer.json()
 
 
-@pytest.fixture
-def bound(acme: Party, mint: Callable[..., str], add_model: Callable[..., Any]) -> str:
-    """A key of acme's that may mint keys, with every restriction there is."""
-    add_model("small")
-    add_model("large")
-    return mint(
-        acme.id,
-        "keys:write",
-        "embeddings",
-        models=frozenset({"small"}),
-        networks=(ip_network("127.0.0.0/8"),),
-        agent_id="crawler",
-        expires_at=utc_now() + timedelta(days=1),
-    )
-
-
 def test_restrictions_are_inherited(bound: str, as_key: Any) -> None:
     child = as_key(bound).post(KEYS, {"name": "child", "scopes": ["embeddings"]}).json()
     assert (child["models"], child["networks"], child["agent_id"]) == (["small"], ["127.0.0.0/8"], "crawler")
