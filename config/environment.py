@@ -47,7 +47,11 @@ class Environment(BaseModel):
     home: Path = Field(Path(".quiver"), description="Where `manage.py up` keeps its data.")
     debug: bool = Field(False, description="Django's debug pages. Never in production.")
     allowed_hosts: list[str] = Field(["*"], description="Host names that the web answers to, with commas between.")
-    public_url: str = Field("", description="The address people reach Quiver at; links in mails start with it.")
+    public_url: str = Field(
+        "",
+        description="The address people reach Quiver at; links in mails start with it. With `https://…` the control "
+        "plane redirects what comes without TLS: the proxy that ends it must send `X-Forwarded-Proto: https`.",
+    )
     trusted_proxies: list[str] = Field(
         [],
         description="Addresses or ranges (CIDR) of load balancers whose `X-Forwarded-For` is believed, with commas "

@@ -124,6 +124,10 @@ CSRF_COOKIE_SAMESITE = "Lax"
 if QUIVER.public_url.startswith("https://"):
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_HSTS_SECONDS = 365 * 24 * 3600
+    # This host is ours to speak for; its subdomains and the browsers' own list are not.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
     CSRF_TRUSTED_ORIGINS = [QUIVER.public_url.rstrip("/")]
 AUTHENTICATION_BACKENDS = ["tenants.signing_in.Accounts"]
 AUTH_PASSWORD_VALIDATORS = [
