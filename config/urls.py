@@ -19,6 +19,7 @@ from catalog.api import CatalogViews, ProviderViews
 from catalog.discovery_api import DiscoveryRunViews
 from embeddings.api import AgentModels, SelectModel
 from embeddings.breaker_api import HoldBreakers, ProvidersHealth
+from embeddings.erasure_api import EraseTenant, ExportTenant
 from tenants.api import ApiKeyViews, TenantViews
 from tenants.credential_api import OwnCredentialViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
@@ -49,6 +50,8 @@ urlpatterns = [
     path("admin/reset/done/", NewPasswordSet.as_view(), name="password_reset_complete"),
     path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
+    path("api/v1/tenants/<uuid:pk>/export", ExportTenant.as_view(), name="export-tenant"),
+    path("api/v1/tenants/<uuid:pk>/erase", EraseTenant.as_view(), name="erase-tenant"),
     path("api/v1/tenant", OwnTenantView.as_view({"get": "retrieve", "patch": "partial_update"}), name="own-tenant"),
     path("api/v1/tenant-models/quotas", QuotaView.as_view(), name="quotas"),
     path("api/v1/tenant-models/usage", TenantModelUsageView.as_view(), name="tenant-model-usage"),

@@ -4,7 +4,7 @@ A name is a keyed digest: whoever has it, or all of Redis, learns nothing of the
 another's. It covers everything that a vector depends on: space and its epoch (a raised epoch empties the cache), width,
 input type, whether text or tokens were sent, and the exact item **as it is sent**, after any cutting of ours: so the
 vector of a text that we cut is found for the text it is cut to, never for the whole one. Where a vendor may cut by
-itself, `may_be_cut` gives names of their own.
+itself, `may_be_cut` gives names of their own. All names of a tenant begin alike, so that a tenant can be erased.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from core.sealing import parse_keys
 
 PREFIX = b"qc:"
 _DIGEST_BYTES = 20
+_TENANT_BYTES = 6
 _MOST_PREPARED = 4096  # prepared hashes; each is made again in some microseconds
 
 
 def tenant_secret(master: bytes, tenant_id: UUID) -> bytes:
     """A tenant's own key, derived: there is no row to read, to leak or to lose."""
     return blake2b(tenant_id.bytes, key=master, person=b"quiver-cache", digest_size=32).digest()
+
+
+def tenant_prefix(secret: bytes) -> bytes:
+    """How all names of a tenant begin; who has not its secret cannot tell whose they are."""
+    return PREFIX + blake2b(b"prefix", key=secret, digest_size=_TENANT_BYTES).digest()
 
 
 class ItemKeys:
@@ -42,6 +48,7 @@ class ItemKeys:
         may_be_cut: bool = False,
     ) -> None:
         context = msgspec.json.encode([space, epoch, dimensions, input_type, may_be_cut])  # JSON ends where it ends
+        self._prefix = tenant_prefix(secret)
         self._texts = blake2b(context + b"text:", key=secret, digest_size=_DIGEST_BYTES)
         self._tokens = blake2b(context + b"tokens:", key=secret, digest_size=_DIGEST_BYTES)
 
@@ -55,7 +62,7 @@ class ItemKeys:
             else:
                 digest = self._tokens.copy()
                 digest.update(array("I", item))
-            names.append(PREFIX + digest.digest())
+            names.append(self._prefix + digest.digest())
         return names
 
 
@@ -66,6 +73,10 @@ class KeyRing:
         """`encryption_keys` as in `QUIVER_ENCRYPTION_KEYS`; the first one counts."""
         self._master = next(iter(parse_keys(encryption_keys).values()))
         self._prepared: dict[tuple[UUID, str, int, int, str | None, bool], ItemKeys] = {}
+
+    def prefix(self, tenant_id: UUID) -> bytes:
+        """How all names of a tenant begin."""
+        return tenant_prefix(tenant_secret(self._master, tenant_id))
 
     def keys(
         self,

@@ -1,4 +1,4 @@
-"""Background work of the data plane's own figures.
+"""Background work of the data plane's own figures, and the erasing of tenants.
 
 Failure: Redis away → the breakers cannot be asked, nothing is moved, the next run tries again. What Redis loses of when
 a model was first seen out begins anew.
@@ -12,12 +12,15 @@ from uuid import UUID
 from celery import shared_task
 from django.conf import settings
 from django.core.cache import cache
+from django.db import DatabaseError
+from redis.exceptions import RedisError
 
 from catalog.lifecycle import Cause, Proof
 from catalog.loading import load_catalog
 from catalog.moves import move_model
 from core.clock import utc_now
 from core.errors import IllegalTransition
+from embeddings import erasing
 from embeddings.breaker_control import BreakersAway, route_health
 from embeddings.outages import judge
 from embeddings.routes import is_own
@@ -47,6 +50,13 @@ def follow_breakers() -> dict[str, int]:
     for model_id in found.back:
         _move(model_id, "available", "calls of real traffic pass again", proof=Proof.TRIALS)
     return {"out": len(found.out), "back": len(found.back)}
+
+
+# A database or a Redis that is away: 1, 2, 4 … minutes, some hours in all. What was begun is done again.
+@shared_task(autoretry_for=(DatabaseError, RedisError), retry_backoff=60, retry_backoff_max=3600, max_retries=10)  # type: ignore[untyped-decorator]
+def erase_tenant(tenant_id: str) -> None:
+    """Erases a tenant that an operator has given up."""
+    erasing.erase(UUID(tenant_id))
 
 
 def _move(model_id: UUID, to: str, reason: str, *, cause: Cause = Cause.OPERATOR, proof: Proof = Proof.HAND) -> None:

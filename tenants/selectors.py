@@ -21,6 +21,14 @@ def find_tenant(tenant_id: UUID) -> Tenant:
     return row
 
 
+def find_tenant_by_slug(slug: str) -> Tenant:
+    """The row, or `NotFound`."""
+    row = Tenant.objects.filter(slug=slug).first()
+    if row is None:
+        raise NotFound(f"There is no tenant {slug!r}.")
+    return row
+
+
 def tenant_ids() -> list[UUID]:
     """All tenants, suspended ones too."""
     return list(Tenant.objects.order_by("id").values_list("id", flat=True))
