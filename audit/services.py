@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 from uuid import UUID
 
 from audit import actors
@@ -64,6 +65,8 @@ def covering() -> Iterator[None]:
         _is_covered.reset(token)
 
 
-def forget_tenant(tenant_id: UUID) -> int:
-    """Erases what was done for a tenant that is erased; for the owner of the table alone. Returns how many events."""
-    return AuditEvent.objects.filter(tenant_id=tenant_id).delete()[0]
+def forget_tenant(tenant_id: UUID, *, cursor: Any) -> int:
+    """Erases what was done for a tenant that is erased. `cursor` is one of the table's owner: nobody else may. Returns
+    how many events."""
+    cursor.execute("DELETE FROM audit_auditevent WHERE tenant_id = %s", [tenant_id])
+    return int(cursor.rowcount)

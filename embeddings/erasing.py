@@ -31,6 +31,8 @@ from django.db.models import QuerySet
 from django.db.models.functions import Cast
 from django_redis import get_redis_connection
 
+from audit.services import forget_tenant
+from billing import partitions
 from catalog.publishing import announce
 from core.changes import Change
 from core.clock import utc_now
@@ -42,6 +44,7 @@ from tenants.selectors import find_tenant
 KEPT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"billing.UsageRow": ("agent_id", "task_type"), "billing.ProviderCall": ("detail", "upstream_id")}
 )
+_BY_OWNER = "audit.AuditEvent"  # what was done is taken away by the owner of its table alone
 _OF_PEOPLE = ("id", "email", "name", "created_at")
 _BATCH = 1000
 _DAY = timedelta(days=1)
@@ -96,7 +99,7 @@ def erase(tenant_id: UUID) -> None:
             raise Conflict("The suspension was lifted meanwhile, so nothing was erased.")
         people = list(_only_here(tenant_id).values_list("id", flat=True))
         for model, column in tenant_tables():
-            if model._meta.label not in KEPT:
+            if model._meta.label not in KEPT and model._meta.label != _BY_OWNER:
                 rows = _rows(model, column, tenant_id)
                 _forget_log(model, rows)
                 rows._raw_delete(rows.db)
@@ -105,6 +108,8 @@ def erase(tenant_id: UUID) -> None:
         _end_sessions(people)
         _people().filter(id__in=people).delete()
         announce(Change(tenant_id))
+    with partitions.owners_cursor() as cursor:
+        forget_tenant(tenant_id, cursor=cursor)
     _forget_in_redis(tenant_id)
 
 

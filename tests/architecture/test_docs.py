@@ -56,7 +56,7 @@ def test_modules_exist(page: str, module: str) -> None:
     assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
 
 
-@pytest.mark.parametrize(("page", "path"), named(r"[`0](/(?:api/v1|api|admin)/[\w{}/-]*[\w}])"))
+@pytest.mark.parametrize(("page", "path"), named(r"[`0](/(?:api/v1|api|admin)/[\w{}/.-]*[\w}])"))
 def test_endpoints_exist(page: str, path: str) -> None:
     concrete = SEGMENT.sub("00000000-0000-4000-8000-000000000000", path)
     assert concrete in NOT_DJANGOS or leads_somewhere(concrete) or leads_somewhere(f"{concrete}/")
