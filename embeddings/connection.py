@@ -103,6 +103,7 @@ class Connection:
         "id",
         "in_flight",
         "is_closed",
+        "is_closing",
         "opened_at",
         "outbox",
         "session",
@@ -130,7 +131,8 @@ class Connection:
         self.in_flight: dict[object, Running] = {}
         self.outbox: Outbox[Notice | Reply] = Outbox(sockets.bounds.notifications)
         self.speaks_binary = False  # notices go out as the agent has registered
-        self.is_closed = False
+        self.is_closing = False  # nothing that comes is read any more
+        self.is_closed = False  # and nothing is sent
 
     # Who it is
 
@@ -167,10 +169,10 @@ class Connection:
         now = self.heard_at = time.monotonic()
         verdict = self._pace.judge(now)
         if verdict is Verdict.CLOSE:
-            await self.close(FLOODING, "too many messages, in spite of refusals")
+            self.close(FLOODING, "too many messages, in spite of refusals")
             return
         if self._is_too_big(data):
-            await self.close(TOO_BIG, f"a text frame has at most {self._sockets.bounds.text_bytes} bytes")
+            self.close(TOO_BIG, f"a text frame has at most {self._sockets.bounds.text_bytes} bytes")
             return
         try:
             asked = await off_loop(partial(rpc.read, data)) if _is_heavy(data) else rpc.read(data)
@@ -220,7 +222,8 @@ class Connection:
         except QuiverError as error:
             reply = rpc.failure(asked, error, running.request_id)
             if isinstance(error, InvalidApiKey) and (was_known or asked.method.name == "session.authenticate"):
-                await self._last_words(reply if asked.wants_answer else None, UNAUTHENTICATED, error.message)
+                self.close(UNAUTHENTICATED, error.message, telling=reply if asked.wants_answer else None)
+                running.is_answered = True
         except Exception:
             log.exception("socket: %s failed", asked.method.name)
             defect = errors.InternalError("An error of ours; the request id finds it in the log.")
@@ -293,8 +296,20 @@ class Connection:
 
     # The end
 
-    async def close(self, code: int, reason: str) -> None:
-        """Ends the connection; what is in flight is served to the end and told nobody."""
+    def close(self, code: int, reason: str, *, telling: Reply | Notice | None = None) -> None:
+        """Ends the connection, with a last word; what is in flight is served to the end and told nobody.
+
+        Waits for nobody: the other side answers a close only once it has been read to the end.
+        """
+        if not self.is_closing:
+            self.is_closing = True
+            self._sockets.spawn(self._close(code, reason, telling))
+
+    async def _close(self, code: int, reason: str, telling: Reply | Notice | None) -> None:
+        if isinstance(telling, Notice):
+            telling = telling.framed(is_binary=self.speaks_binary)
+        if telling is not None:
+            await asyncio.wait([asyncio.ensure_future(self.send(telling))], timeout=_GOODBYE_S)
         if self.is_closed:
             return
         self.is_closed = True
@@ -302,16 +317,6 @@ class Connection:
             await self._send({"type": "websocket.close", "code": code, "reason": _short(reason)})
         except (OSError, RuntimeError):  # it has gone by itself
             return
-
-    def close_soon(self, code: int, reason: str, *, telling: Notice | None = None) -> None:
-        """The same from outside, which waits for nobody."""
-        last = None if telling is None else telling.framed(is_binary=self.speaks_binary)
-        self._sockets.spawn(self._last_words(last, code, reason))
-
-    async def _last_words(self, data: Reply | None, code: int, reason: str) -> None:
-        if data is not None:
-            await asyncio.wait([asyncio.ensure_future(self.send(data))], timeout=_GOODBYE_S)
-        await self.close(code, reason)
 
 
 def _is_heavy(data: Reply) -> bool:

@@ -50,7 +50,7 @@ class AgentConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         kind = message["type"]
         if kind == "websocket.receive":
             text = message.get("text")
-            if not self.connection.is_closed:
+            if not self.connection.is_closing:
                 await self.connection.take(message["bytes"] if text is None else text)
         elif kind == "websocket.connect":
             await self._connect()
@@ -64,16 +64,16 @@ class AgentConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         await self.base_send({"type": "websocket.accept", "subprotocol": chosen})
         connection = self.connection
         if self.scope[SOCKETS].is_draining:
-            await connection.close(RESTART, "this process is stopping; connect again")
+            connection.close(RESTART, "this process is stopping; connect again")
             return
         try:
             text = self._credential(offered, chosen)
             if text:
                 await connection.authenticate(text)
         except (errors.Starting, errors.Draining) as error:
-            await connection.close(RESTART, error.message)
+            connection.close(RESTART, error.message)
         except QuiverError as error:
-            await connection.close(UNAUTHENTICATED, error.message)
+            connection.close(UNAUTHENTICATED, error.message)
 
     def _credential(self, offered: list[str], chosen: str | None) -> str:
         """The key, or nothing where it comes in the first message."""

@@ -15,10 +15,13 @@ from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, close_old_connections
 
+from audit.actors import Actor, Kind, acting
 from core.errors import RateLimitExceeded, Starting
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_SERVER = Actor(Kind.TASK, "sockets", "sockets")  # what no agent asked for
 
 
 class ControlRows:
@@ -27,13 +30,13 @@ class ControlRows:
         self._most_waiting = most_waiting
         self._waiting = 0
 
-    async def run(self, act: Callable[[], T]) -> T:
-        """What `act` returns or raises."""
+    async def run(self, act: Callable[[], T], *, who: Actor | None = None) -> T:
+        """What `act` returns or raises; what it changes is the doing of `who`."""
         if self._waiting >= self._most_waiting:
             raise RateLimitExceeded("Too many agents register at once; try again.", retry_after=1)
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, _fresh, act)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _fresh, act, who or _SERVER)
         finally:
             self._waiting -= 1
 
@@ -44,11 +47,12 @@ class ControlRows:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _fresh(act: Callable[[], T]) -> T:
+def _fresh(act: Callable[[], T], who: Actor) -> T:
     """Django's per-request hygiene of connections, outside of a request."""
     close_old_connections()
     try:
-        return act()
+        with acting(lambda: who):
+            return act()
     except (OperationalError, InterfaceError) as error:
         log.warning("sockets: PostgreSQL cannot be asked: %s", type(error).__name__)
         raise Starting("The database cannot be reached now; try again.", retry_after=1) from error

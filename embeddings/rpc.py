@@ -6,7 +6,7 @@ Owns the envelopes and the codes of errors. Both kinds of frames become an `Aske
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -68,10 +68,13 @@ class Refused(Exception):
         self.code = code
 
 
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     jsonrpc: Literal["2.0"]
     method: str
-    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    id: str | _Number | msgspec.UnsetType | None = msgspec.UNSET
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from audit.actors import Actor, Kind
 from billing.agents import change_agent, register_agent
 from core.changes import Change
 from core.clock import unix_ms, utc_now
@@ -79,7 +80,7 @@ class AgentMethods:
             parse(facts["preferences"])  # refused before anything is written
         facts |= {"agent_id": params.agent_id, "seen_at": utc_now(), "status": "available"}
         act = partial(register_agent, tenant_id=tenant_id, **facts)
-        row, is_new = await self._rows.run(act)
+        row, is_new = await self._rows.run(act, who=_actor(running, params.agent_id))
         self._see(row, running.snapshot)
         await self._news.follow(tenant_id)
         if connection.session is None:
@@ -114,7 +115,8 @@ class AgentMethods:
         if "preferences" in facts:
             parse(facts["preferences"])
         tenant_id = running.snapshot.config.tenant_id
-        row = await self._rows.run(partial(change_agent, tenant_id=tenant_id, agent_id=connection.agent_id, **facts))
+        act = partial(change_agent, tenant_id=tenant_id, agent_id=connection.agent_id, **facts)
+        row = await self._rows.run(act, who=_actor(running, connection.agent_id))
         self._see(row, running.snapshot)
         if params.status is not None:
             await self._say_status(connection, params.status)
@@ -173,6 +175,10 @@ class AgentMethods:
             "notifications": bounds.notifications,
             "idle_seconds": bounds.idle_s,
         }
+
+
+def _actor(running: Running, agent_id: str) -> Actor:
+    return Actor(Kind.AGENT, agent_id, f"{agent_id} with key {running.key.key_id}", running.connection.address)
 
 
 def _shown(row: KnownAgent, statuses: Mapping[str, str] | None) -> dict[str, Any]:

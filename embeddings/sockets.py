@@ -142,7 +142,7 @@ class Sockets:
             if session is not None and session.agent_id == agent_id and session.mark < mark:
                 connection.session = None  # its presence is the younger one's now
                 told = Notice("session.replaced", {"agent_id": agent_id, "session_id": session.id})
-                connection.close_soon(REPLACED, "replaced by a newer socket of the same agent", telling=told)
+                connection.close(REPLACED, "replaced by a newer socket of the same agent", telling=told)
 
     # Beats
 
@@ -158,9 +158,9 @@ class Sockets:
         now, bounds = time.monotonic(), self.bounds
         for connection in list(self._all):
             if connection.digest is None and now - connection.opened_at > bounds.authenticate_s:
-                connection.close_soon(UNAUTHENTICATED, f"no key was given within {bounds.authenticate_s:.0f} s")
+                connection.close(UNAUTHENTICATED, f"no key was given within {bounds.authenticate_s:.0f} s")
             elif now - connection.heard_at > bounds.idle_s:
-                connection.close_soon(IDLE, f"nothing was heard for {bounds.idle_s:.0f} s")
+                connection.close(IDLE, f"nothing was heard for {bounds.idle_s:.0f} s")
         metrics.websocket_connections.set(len(self._all))
         counts, self._counts = self._counts, Counter()
         for (direction, method), count in counts.items():
@@ -191,7 +191,7 @@ class Sockets:
 
     def _end(self, digest: bytes, reason: str) -> None:
         for connection in list(self._by_key.get(digest, ())):
-            connection.close_soon(UNAUTHENTICATED, reason)
+            connection.close(UNAUTHENTICATED, reason)
 
     async def _renew(self) -> None:
         """Sessions in Redis, and when agents were heard of in PostgreSQL: one statement for all of a tenant's."""
@@ -225,11 +225,11 @@ class Sockets:
         self.is_draining = True
         deadline = time.monotonic() + grace_s
         while self._all and time.monotonic() < deadline:
-            for connection in [each for each in self._all if not (each.in_flight or each.is_closed)]:
-                connection.close_soon(RESTART, "this process is stopping; connect again")
+            for connection in [each for each in self._all if not (each.in_flight or each.is_closing)]:
+                connection.close(RESTART, "this process is stopping; connect again")
             await asyncio.sleep(0.02)
         for connection in list(self._all):
-            connection.close_soon(RESTART, "this process is stopping; connect again")
+            connection.close(RESTART, "this process is stopping; connect again")
         if self._all:
             await asyncio.sleep(0.1)  # for the close frames to leave
 

@@ -251,7 +251,7 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(dict(given), ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
-    except (ValueError, RecursionError) as error:  # NaN, half of a surrogate pair, no end
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, half of a surrogate pair, bytes, no end
         raise InvalidRequest("`metadata` cannot be written as JSON.", param="metadata") from error
     if size > MAX_METADATA_BYTES or _NUL.search(text):
         raise InvalidRequest(

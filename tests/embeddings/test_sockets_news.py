@@ -1,0 +1,147 @@
+"""News for agents: who is told what, nobody else, and how one finds out that something was missed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from tests.embeddings.agents import PING, REGISTER, Agent, Refused
+from tests.scenarios.platform import Platform
+
+pytestmark = pytest.mark.slow
+TOPICS = ["models", "quotas", "budgets", "breakers", "alerts"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, vendor):
+    """A platform of this module's own, with two workers: its models move."""
+    with Platform(tmp_path_factory.mktemp("news") / "home", workers=2) as running:
+        running.add_provider("fake", vendor.base_url, vendor.key)
+        running.model_id = running.add_model("fake")
+        yield running
+
+
+def publish(platform, code):
+    """Tells something from a process of the control plane's."""
+    platform.run(f"from uuid import UUID; from embeddings import news; {code}")
+
+
+async def test_models_that_move_are_told_to_tenants_that_have_them_and_to_nobody_else(home):
+    _, ours = home.add_tenant("has-it")
+    _, others = home.add_tenant("has-it-not")
+    model = home.add_model("fake", "moving", model_identifier="text-embedding-3-small")
+    home.configure(ours, model)
+    async with Agent(home.port, ours) as agent, Agent(home.port, ours) as deaf, Agent(home.port, others) as other:
+        for number, each in enumerate((agent, deaf, other)):
+            await each.register(f"a{number}")
+        for each in (agent, other):
+            await each.call("subscribe", topics=TOPICS)
+        words = {"to": "deprecated", "reason": "old", "sunset_at": "2031-01-01T00:00:00Z"}
+        home.operate("POST", f"/embedding-models/catalog/{model}/transition", words)
+        told = await agent.told("model.deprecated")
+        assert (told["topic"], told["model"], told["provider"], told["now"]) == (
+            "models",
+            "moving",
+            "fake",
+            "deprecated",
+        )
+        for each in (deaf, other):
+            await each.call("ping")
+            assert each.news == []
+
+
+async def test_a_quota_that_is_used_up_and_given_back_is_told(home):
+    _, key = home.add_tenant("used-up")
+    configured = home.configure(key, home.model_id, daily_token_limit=10)
+    async with Agent(home.port, key) as agent:
+        await agent.register("spender")
+        await agent.call("subscribe", topics=["quotas", "budgets", "alerts"])
+        await agent.call("embedding.generate", input="one two three four five six seven eight", dimensions=8)
+        home.run(
+            "from billing.limit_checks import BUDGETS, QUOTAS, check; from core.clock import utc_now; "
+            "check(QUOTAS, now=utc_now()); check(BUDGETS, now=utc_now())"
+        )
+        warned = await agent.told("quota.warning")
+        assert (warned["topic"], warned["detail"]["measure"], warned["threshold"]) == ("quotas", "tokens", 80)
+        assert (await agent.told("alert.raised"))["kind"] == "quota_warning"
+        home.operate("PATCH", f"/tenant-models/{configured['id']}", {"daily_token_limit": 1000}, key)
+        assert (await agent.told("quota.reset"))["detail"]["measure"] == "tokens"
+
+
+async def test_alerts_need_a_right_of_their_own(home):
+    tenant, _ = home.add_tenant("secretive")
+    key = home.mint(tenant, "embeddings")["key"]
+    async with Agent(home.port, key) as agent:
+        with pytest.raises(Refused) as caught:
+            await agent.call("subscribe", topics=["models", "alerts"])
+        assert caught.value.code == -32003
+        assert (await agent.call("subscribe", topics=["models", "quotas"]))["topics"] == ["models", "quotas"]
+        assert (await agent.call("unsubscribe", topics=["models"]))["topics"] == ["quotas"]
+
+
+async def test_who_comes_back_learns_that_something_was_missed(home):
+    tenant, key = home.add_tenant("away")
+    async with Agent(home.port, key) as agent:
+        first = (await agent.register("traveller"))["event_id"]
+    async with Agent(home.port, key) as agent:
+        assert (await agent.register("traveller", last_event_id=first))["event_id"] == first
+        await agent.call("ping")
+        assert agent.news == []
+    publish(home, f"news.publish([UUID('{tenant}')], 'models', 'model.available', {{'model': 'm'}})")
+    async with Agent(home.port, key) as agent:
+        found = await agent.register("traveller", last_event_id=first)
+        assert (await agent.told("resync")) == {"reason": "gap", "event_id": found["event_id"]}
+        assert found["event_id"] != first
+
+
+async def test_who_is_connected_learns_of_what_never_came(home):
+    tenant, key = home.add_tenant("unlucky")
+    async with Agent(home.port, key) as agent:
+        await agent.register("unlucky")
+        await agent.call("subscribe", topics=["models"])
+        # A number was taken, and its event lost on the way.
+        publish(home, f"news._numbered([UUID('{tenant}')])")
+        assert (await agent.told("resync", 15))["reason"] == "gap"
+
+
+async def test_binary_agents_hear_in_binary(home):
+    tenant, key = home.add_tenant("binary-news")
+    async with Agent(home.port, key) as agent:
+        await agent.call_binary(REGISTER, {"agent_id": "binary"})
+        await agent.call("subscribe", topics=["models"])
+        publish(home, f"news.publish([UUID('{tenant}')], 'models', 'model.available', {{'model': 'm'}})")
+        assert (await agent.told("model.available"))["model"] == "m"
+        assert (await agent.call_binary(PING, {})).body == {"pong": True}
+
+
+async def test_of_a_thousand_events_none_reaches_another_tenant(home):
+    tenants = [home.add_tenant(f"isolated-{number}") for number in range(5)]
+    ids = [tenant for tenant, _ in tenants]
+    agents = [Agent(home.port, tenants[number % 5][1]) for number in range(50)]
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(agent.__aenter__() for agent in agents))
+        for number, agent in enumerate(agents):
+            await agent.register(f"agent-{number}")
+            await agent.call("subscribe", topics=["models", "quotas", "budgets", "breakers"])
+        chance = random.Random(50)
+        sent = [(chance.randrange(5), chance.choice(TOPICS[:4])) for _ in range(1000)]
+        for begin in range(0, 1000, 250):
+            events = sent[begin : begin + 250]
+            publish(
+                home,
+                f"ids = {ids!r}\n"
+                f"for n, (to, topic) in enumerate({events!r}, {begin}):\n"
+                "    news.publish([UUID(ids[to])], topic, 'model.available', {'n': n, 'whose': to})",
+            )
+        expected = [[n for n, (to, _) in enumerate(sent) if to == number % 5] for number in range(50)]
+        for number, agent in enumerate(agents):
+            await agent.until(lambda agent=agent, number=number: len(heard(agent)) >= len(expected[number]), 30)
+    assert [[each["n"] for each in heard(agent)] for agent in agents] == expected
+    assert all(each["whose"] == number % 5 for number, agent in enumerate(agents) for each in heard(agent))
+    await asyncio.gather(*(agent.__aexit__() for agent in agents))
+
+
+def heard(agent):
+    return [each["params"] for each in agent.news if each["method"] == "model.available"]
