@@ -29,6 +29,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
+from billing.statements import Statements
 from core.errors import InternalError, LedgerUnavailable
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ class Ledger:
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
         self._connection: psycopg.AsyncConnection[object] | None = None
+        self._statements: Statements | None = None
         self._writer: asyncio.Task[None] | None = None
         self._rows = 0
         self._commits = 0
@@ -249,6 +251,7 @@ class Ledger:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
+                    self._statements = Statements(self._connection)
                     self._up.set()
                     pause = _FIRST_RETRY_S
                 if not self._pending:
@@ -290,16 +293,17 @@ class Ledger:
     async def _insert(self, batch: list[_Entry]) -> None:
         started = time.monotonic()
         assert self._connection is not None
+        assert self._statements is not None
         calls = self._encode([call for entry in batch for call in entry.calls])
         usage = self._encode([entry.usage for entry in batch])
         sql = self._sql
-        parameters: tuple[str, ...] = (calls.decode(), usage.decode())
+        parameters: tuple[bytes, ...] = (calls, usage)
         if any(entry.claim_id is not None for entry in batch):
             asked = [{"request": e.usage.id, "claim": e.claim_id} for e in batch if e.claim_id is not None]
-            sql, parameters = self._sql_with_claims, (self._encode(asked).decode(), *parameters)
+            sql, parameters = self._sql_with_claims, (self._encode(asked), *parameters)
         timer = asyncio.get_running_loop().call_later(self._wait_s, cut, self._connection)
         try:
-            await self._connection.execute(sql, parameters, prepare=True)
+            await self._statements.run(sql, parameters)
         finally:
             timer.cancel()
         self.commit_seconds = time.monotonic() - started
@@ -315,12 +319,18 @@ class Ledger:
 
     async def _connect(self) -> psycopg.AsyncConnection[object]:
         return await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, application_name="quiver-ledger"
+            self._conninfo,
+            autocommit=True,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            application_name="quiver-ledger",
+            client_encoding="utf8",  # of the rows' JSON
         )
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._statements is not None:
+                self._statements.close()
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
 

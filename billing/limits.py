@@ -26,7 +26,7 @@ from billing.limit_plans import Plan, head_of, read_calendar, read_rate
 from billing.limit_scripts import HOLD, SCRIPTS, SETTLE
 from billing.limit_terms import HoldAsk, LimitTerms, Refused, Standing
 from billing.pools import Pools
-from billing.redis_pipe import RedisAway, RedisPipe, Word, ignore
+from billing.redis_pipe import RedisAway, RedisPipe, Word
 from billing.refilling import Refills, Shortage
 from core import metrics
 from core.errors import LimitsUnavailable
@@ -109,7 +109,7 @@ class Limits:
         if hold.head:
             words = (hold.epoch, plan.written, hold.head, hold.tokens, hold.nano, hold.held_ms)
             charged = (tokens, nano, requests, self._bucket_ms)
-            ignore(self._pipe.call(b"EVALSHA", SETTLE.sha, 2, plan.key, plan.zkey, *words, *charged))
+            self._pipe.tell(b"EVALSHA", SETTLE.sha, 2, plan.key, plan.zkey, *words, *charged)
         elif hold.is_direct:
             task = asyncio.get_running_loop().create_task(self._give_back(hold, tokens, nano, requests))
             self._late.add(task)
@@ -172,7 +172,7 @@ class Limits:
             except hiredis.ReplyError as error:
                 log.warning("limits: Redis refuses: %s", str(error)[:100])
                 for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():
-                    ignore(self._pipe.call(b"SCRIPT", b"LOAD", script.source))
+                    self._pipe.tell(b"SCRIPT", b"LOAD", script.source)
         return await self._hold_direct(plan, ask, replacing)
 
     async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:

@@ -1,7 +1,9 @@
 """One pipelined connection to Redis for a whole process: limits, cache and breakers of the data plane share it.
 
-Owns the connection, and that whatever is asked in one turn of the loop goes out in one write. Every call gives a
-future at once; nothing here awaits on a request's way. What the commands mean is their callers' business.
+Owns the connection, and that whatever is asked in one turn of the loop goes out in one write: a write costs more than
+everything else about a command. What nobody waits for (`tell`, `tell_all`) leaves with the next call, or a moment later
+by itself. Every call gives a future at once; nothing here awaits on a request's way. What the commands mean is their
+callers' business.
 
 Failure: Redis away → `RedisAway` at once, and a new connection is tried in the background; silent for `patience_s`
 → `RedisAway` for who waits and for who comes, until it says something again. An answer that comes too late is dropped:
@@ -11,12 +13,12 @@ its command may have been carried out, so callers name what they do such that it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import ssl
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 Word = bytes | str | int | float
 _CONNECT_TIMEOUT_S = 2.0
+_TELL_WITHIN_S = 0.002
 _RETRY_S = 0.25
 _SILENT_FOR_GOOD = 20  # times `patience_s`: then the connection itself is given up
 
@@ -42,14 +45,37 @@ class Script:
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
+class _Told:
+    """Commands that were told together: how many of them failed, once all have been answered."""
+
+    __slots__ = ("done", "failed", "left")
+
+    def __init__(self, commands: int) -> None:
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.left = commands
+        self.failed = 0
+
+    def answered(self, *, is_refusal: bool) -> None:
+        self.left -= 1
+        self.failed += is_refusal
+        if not self.left and not self.done.done():
+            self.done.set_result(self.failed)
+
+
+_Waiter = asyncio.Future[Any] | _Told | None  # None: nobody
+
+
 class _Wire(asyncio.Protocol):
     """Pairs replies with the calls they answer, in order."""
 
     def __init__(self) -> None:
-        self.lost = asyncio.get_running_loop().create_future()
-        self.waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self.lost = self._loop.create_future()
+        self.waiting: deque[tuple[_Waiter, float]] = deque()
         self._reader = hiredis.Reader(notEnoughData=_Nothing)
         self._out: list[bytes] = []
+        self._is_leaving = False  # what is in `_out` goes with this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,36 +84,62 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not _Nothing:
-            future, _ = self.waiting.popleft()
-            if future.done():
+            waiter, _ = self.waiting.popleft()
+            if waiter is None:
                 continue
-            if isinstance(reply, hiredis.ReplyError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+            if type(waiter) is _Told:
+                waiter.answered(is_refusal=isinstance(reply, hiredis.ReplyError))
+            elif not waiter.done():
+                if isinstance(reply, hiredis.ReplyError):
+                    waiter.set_exception(reply)
+                else:
+                    waiter.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        for future, _ in self.waiting:
-            if not future.done():
-                future.set_exception(RedisAway("the connection broke"))
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, deque()
+        for waiter, _ in waiting:
+            if type(waiter) is _Told:
+                waiter.answered(is_refusal=True)
+        _give_up(waiting, "the connection broke")
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def send(self, command: bytes, future: asyncio.Future[Any], now: float) -> None:
-        self.waiting.append((future, now))
-        if not self._out:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def send(self, command: bytes, waiter: _Waiter, now: float) -> None:
+        """Leaves with this turn of the loop."""
+        self.waiting.append((waiter, now))
         self._out.append(command)
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._loop.call_soon(self.flush)
+
+    def keep(self, commands: bytes, waiter: _Waiter, number: int, now: float) -> None:
+        """Leaves with what is sent next, or soon."""
+        self.waiting.extend([(waiter, now)] * number)
+        self._out.append(commands)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TELL_WITHIN_S, self._ring)
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        self._is_leaving = False
         out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(out))
+        if out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _ring(self) -> None:
+        self._timer = None
+        if not self._is_leaving:
+            self.flush()
+
+
+def _give_up(waiting: Iterable[tuple[_Waiter, float]], why: str) -> None:
+    """Tells those who wait that no answer will do any more."""
+    for waiter, _ in waiting:
+        if isinstance(waiter, asyncio.Future) and not waiter.done():
+            waiter.set_exception(RedisAway(why))
 
 
 class _Nothing:
@@ -111,6 +163,9 @@ class RedisPipe:
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="redis-pipe")
 
     async def close(self) -> None:
+        if self._wire is not None:
+            self._wire.flush()
+            await asyncio.sleep(0)  # the transport writes in the loop's next turn
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -122,14 +177,31 @@ class RedisPipe:
     def call(self, *words: Word) -> asyncio.Future[Any]:
         """Sends a command. The future raises `RedisAway`, or hiredis' `ReplyError` where Redis refuses."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire = self._wire
-        # A connection that has just broken answers nobody who comes now, though it is still ours for a moment.
-        if wire is None or self._is_silent or wire.lost.done():
+        wire = self._connected()
+        if wire is None:
             future.set_exception(RedisAway("not connected"))
             return future
         self._calls += 1
-        wire.send(hiredis.pack_command(words), future, time.monotonic())  # type: ignore[arg-type]  # the stub knows one word only
+        wire.send(_packed(words), future, time.monotonic())
         return future
+
+    def tell(self, *words: Word) -> None:
+        """A command whose outcome nobody waits for: its failure is noticed by the one that finds what is missing."""
+        wire = self._connected()
+        if wire is not None:
+            self._calls += 1
+            wire.keep(_packed(words), None, 1, time.monotonic())
+
+    def tell_all(self, commands: Sequence[tuple[Word, ...]]) -> asyncio.Future[int]:
+        """Several, of which one wants to know later how many failed; the future never raises."""
+        told, wire = _Told(len(commands)), self._connected()
+        if wire is None:
+            told.done.set_result(len(commands))
+            return told.done
+        self._calls += len(commands)
+        packed = [_packed(words) for words in commands]
+        wire.keep(packed[0] if len(packed) == 1 else b"".join(packed), told, len(packed), time.monotonic())
+        return told.done
 
     def run(self, script: Script, key: Word, *arguments: Word) -> asyncio.Future[Any]:
         """Runs a script over one key."""
@@ -138,6 +210,11 @@ class RedisPipe:
     def statistics(self) -> dict[str, int]:
         waiting = len(self._wire.waiting) if self._wire is not None else 0
         return {"calls": self._calls, "waiting": waiting, "connections": self._connections}
+
+    def _connected(self) -> _Wire | None:
+        """A connection that has just broken answers nobody who comes now, though it is still ours for a moment."""
+        wire = self._wire
+        return None if wire is None or self._is_silent or wire.lost.done() else wire
 
     async def _keep(self) -> None:
         """The connection's life: connect, watch, begin again."""
@@ -168,9 +245,7 @@ class RedisPipe:
             oldest = time.monotonic() - wire.waiting[0][1] if wire.waiting else 0.0
             self._is_silent = oldest > self._patience_s
             if self._is_silent:
-                for future, _ in wire.waiting:
-                    if not future.done():
-                        future.set_exception(RedisAway("no answer in time"))
+                _give_up(wire.waiting, "no answer in time")
             if oldest > self._patience_s * _SILENT_FOR_GOOD:
                 return
 
@@ -200,15 +275,10 @@ class RedisPipe:
     @staticmethod
     async def _ask(wire: _Wire, *words: Word) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire.send(hiredis.pack_command(words), future, time.monotonic())  # type: ignore[arg-type]  # the stub knows one word only
+        wire.send(_packed(words), future, time.monotonic())
         return await future
 
 
-def ignore(future: asyncio.Future[Any]) -> None:
-    """For a call whose outcome nobody waits for: its failure is noticed by the one that finds what is missing."""
-    future.add_done_callback(_look)
-
-
-def _look(future: asyncio.Future[Any]) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        future.exception()
+def _packed(words: tuple[Word, ...]) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # the stub knows one word only
+    return packed

@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_COPIED_BYTES = 65_536  # beyond it, several pieces cost less than one copy
+
 
 class _Gathering:
     """A transport whose writes of one turn of the loop go out as one. All else is the transport's."""
@@ -28,7 +30,10 @@ class _Gathering:
     def flush(self) -> None:
         if self._out:
             out, self._out = self._out, []
-            self.real.write(out[0] if len(out) == 1 else b"".join(out))
+            if len(out) > 1 and sum(map(len, out)) > _COPIED_BYTES:
+                self.real.writelines(out)
+            else:
+                self.real.write(out[0] if len(out) == 1 else b"".join(out))
 
     def close(self) -> None:
         self.flush()

@@ -5,7 +5,7 @@ Owns the wire's form of answers and errors. Floats are written so that they read
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from math import ceil
 from types import MappingProxyType
@@ -24,31 +24,46 @@ from providers.base import Vectors
 
 Headers = list[tuple[bytes, bytes]]
 _NONE: Mapping[int, QuiverError] = MappingProxyType({})
+_FLOATS = b'{"object":"embedding","index":%d,"embedding":'
+_BASE64 = _FLOATS + b'"'
 # Numbers of floats that take about a millisecond to write.
 HEAVY_FLOATS, HEAVY_BASE64 = 32_768, 1_000_000
 
 
-def write_data(vectors: Vectors, *, base64: bool, failed: Mapping[int, QuiverError] = _NONE) -> bytes:
-    """The `data` array; an item that failed alone has its error in its place."""
-    if base64:
-        flat = np.ascontiguousarray(vectors, dtype="<f4")
-        written = [
-            b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, pybase64.b64encode(row))
-            for index, row in enumerate(flat)
-        ]
-    else:
-        written = [
-            b'{"object":"embedding","index":%d,"embedding":%b}'
-            % (index, orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
-            for index, row in enumerate(np.ascontiguousarray(vectors))
-        ]
-    for index, error in failed.items():
-        written[index] = orjson.dumps({"object": "error", "index": index, "code": error.code, "message": error.message})
-    return written[0] if len(written) == 1 else b",".join(written)
+def write_data(
+    vectors: Vectors, *, base64: bool, failed: Mapping[int, QuiverError] = _NONE
+) -> list[bytes | memoryview]:
+    """The items of the `data` array, in pieces, so that megabytes are put together once; an item that failed alone has
+    its error in its place."""
+    flat = np.ascontiguousarray(vectors, dtype="<f4")
+    opening, closing = (_BASE64, b'"},') if base64 else (_FLOATS, b"},")
+    written: list[bytes | memoryview] = []
+    for index, text in enumerate(_base64(flat) if base64 else map(_floats, flat)):
+        if index in failed:
+            error = failed[index]
+            told = {"object": "error", "index": index, "code": error.code, "message": error.message}
+            written += (orjson.dumps(told), b",")
+        else:
+            written += (opening % index, text, closing)
+    written[-1] = written[-1][:-1]
+    return written
 
 
-def write_answer(answer: Answer, data: bytes) -> bytes:
-    return b'{"object":"list","data":[%b],%b' % (data, orjson.dumps(about(answer))[1:])
+def _base64(flat: Vectors) -> Iterable[bytes | memoryview]:
+    """Each row; all at once where rows end where a group of three bytes does."""
+    size = 4 * flat.shape[1]
+    if size % 3:
+        return map(pybase64.b64encode, flat)
+    text, size = memoryview(pybase64.b64encode(flat)), size // 3 * 4
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def _floats(row: Vectors) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_answer(answer: Answer, data: Sequence[bytes | memoryview]) -> bytes:
+    return b"".join((b'{"object":"list","data":[', *data, b"],", orjson.dumps(about(answer))[1:]))
 
 
 def about(answer: Answer) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import hiredis
 import msgspec
 
-from billing.redis_pipe import RedisAway, RedisPipe, ignore
+from billing.redis_pipe import RedisAway, RedisPipe
 from core.clock import unix_ms
 from embeddings import breaker as rules
 from embeddings import breaker_wire as wire
@@ -78,7 +78,7 @@ class Board:
         await asyncio.gather(*self._loops, return_exceptions=True)
         if self._pipe.is_up:
             await asyncio.wait([asyncio.ensure_future(self.flush())], timeout=_CLOSING_S)
-            ignore(self._pipe.call("HDEL", wire.FIGURES_KEY, self._process))
+            self._pipe.tell("HDEL", wire.FIGURES_KEY, self._process)
         pushes = [copy.push for copy in self._copies if copy.push is not None]
         for push in pushes:
             push.cancel()
@@ -181,7 +181,7 @@ class Board:
         bins = self.latencies.counts(now / 1000)
         if bins:
             figures = wire.encode(wire.Figures(now, bins))
-            ignore(self._pipe.call("HSET", wire.FIGURES_KEY, self._process, figures))
+            self._pipe.tell("HSET", wire.FIGURES_KEY, self._process, figures)
 
     async def tidy(self) -> None:
         """Forgets routes that nobody has called for long, here and in Redis."""

@@ -43,6 +43,7 @@ class Pipe(Protocol):
     @property
     def is_up(self) -> bool: ...
     def call(self, *words: bytes | str | int | float) -> asyncio.Future[Any]: ...
+    def tell_all(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> asyncio.Future[int]: ...
 
 
 class VectorCache:
@@ -102,19 +103,25 @@ class VectorCache:
         """Keeps row i under key i; waits for nothing. Give only vectors that passed `check_vectors`."""
         now = self._clock()
         until = now + min(self._local_ttl_s, ttl_s)
+        raws = [vector.astype("<f4", copy=False).tobytes() for vector in vectors]
         local_room = self._most_local_bytes // _LOCAL_SHARE
-        has_redis = self._pipe.is_up and now >= self._resting_until
-        for key, vector in zip(keys, vectors, strict=True):
-            raw = vector.astype("<f4", copy=False).tobytes()
+        for key, raw in zip(keys, raws, strict=True):
             local_room -= len(raw) + _ENTRY_BYTES
-            if local_room >= 0:
-                self._local.put(key, raw, until)
-            if has_redis and self._writing_bytes + len(raw) <= self._most_writing_bytes:
-                self._writing_bytes += len(raw)
-                written = self._pipe.call(b"SET", key, raw, b"EX", max(1, ttl_s))
-                written.add_done_callback(partial(self._written, len(raw)))
-            else:
-                self._unwritten += 1
+            if local_room < 0:
+                break
+            self._local.put(key, raw, until)
+        commands: list[tuple[bytes | int, ...]] = []
+        size, expires = 0, max(1, ttl_s)
+        if self._pipe.is_up and now >= self._resting_until:
+            for key, raw in zip(keys, raws, strict=True):
+                if self._writing_bytes + size + len(raw) > self._most_writing_bytes:
+                    break
+                size += len(raw)
+                commands.append((b"SET", key, raw, b"EX", expires))
+        self._unwritten += len(raws) - len(commands)
+        if commands:
+            self._writing_bytes += size
+            self._pipe.tell_all(commands).add_done_callback(partial(self._written, size))
 
     def statistics(self) -> dict[str, int]:
         """Now: `local` vectors in `local_bytes`, `writing_bytes`. Since the start: `hits`, `misses`, and those
@@ -187,10 +194,9 @@ class VectorCache:
         self._local.put(key, vector.astype("<f4", copy=False).tobytes(), now + self._local_ttl_s)
         return vector
 
-    def _written(self, size: int, future: asyncio.Future[Any]) -> None:
+    def _written(self, size: int, failed: asyncio.Future[int]) -> None:
         self._writing_bytes -= size
-        if future.cancelled() or future.exception() is not None:
-            self._unwritten += 1
+        self._unwritten += failed.result()
 
     def count(self) -> None:
         """Writes down hits and misses."""

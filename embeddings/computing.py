@@ -121,12 +121,16 @@ class Computing:
 
     def _take(self, work: Work, candidate: Candidate, gathered: Gathered, mine: list[int], part: Part) -> None:
         """Puts what a part brought where it belongs: rows, items that failed alone, the bill."""
-        came = [place for place, is_there in enumerate(part.answered) if is_there]
-        names = [gathered.names[mine[place]] for place in came]
-        vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[came]
-        fresh = dict(zip(names, vectors, strict=True))
-        work.fresh |= fresh
-        gathered.fill(fresh, is_shared=False)
+        if len(part.vectors) == len(gathered.rows) and all(part.answered):  # then `mine` are all, in order
+            came = mine
+            work.fresh = dict(zip(gathered.names, part.vectors, strict=True))
+            gathered.fill_all(part.vectors)
+        else:
+            came = [mine[place] for place, is_there in enumerate(part.answered) if is_there]
+            vectors = part.vectors if len(came) == len(part.vectors) else part.vectors[part.answered]
+            fresh = dict(zip([gathered.names[index] for index in came], vectors, strict=True))
+            work.fresh |= fresh
+            gathered.fill(fresh, is_shared=False)
         if part.failed and part.failure is None:
             gathered.fail(
                 {gathered.names[mine[p]]: _refused_item(f, candidate, mine[p]) for p, f in part.failed.items()}
@@ -135,7 +139,7 @@ class Computing:
             return
         if part.tokens is None or work.told_tokens is None:
             work.told_tokens = None
-            work.tokens += _estimated(candidate, gathered, [mine[place] for place in came])
+            work.tokens += _estimated(candidate, gathered, came)
         else:
             work.told_tokens += part.tokens
             work.tokens += part.tokens

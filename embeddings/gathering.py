@@ -36,6 +36,7 @@ class Gathered(msgspec.Struct, gc=False):
     failed: dict[int, QuiverError] = msgspec.field(default_factory=dict)
     cached: int = 0  # items answered without a computation for this request
     cached_tokens: int = 0
+    whole: Vectors | None = None  # all rows, where they came as one
 
     @property
     def computed(self) -> int:
@@ -68,6 +69,11 @@ class Gathered(msgspec.Struct, gc=False):
             if row is None and (vector := vectors.get(self.names[index])) is not None:
                 self._place(index, vector, is_shared=is_shared)
 
+    def fill_all(self, vectors: Vectors) -> None:
+        """All rows at once, in order, computed for this request."""
+        self.rows[:] = vectors
+        self.whole = vectors
+
     def fail(self, errors: Mapping[bytes, QuiverError]) -> None:
         """These texts fail alone."""
         for index, row in enumerate(self.rows):
@@ -87,10 +93,11 @@ class Gathered(msgspec.Struct, gc=False):
 
     def vectors(self) -> Vectors:
         """All rows; zeros for items that failed."""
-        if len(self.rows) == 1 and self.rows[0] is not None:
-            return self.rows[0].reshape(1, -1)
+        if self.whole is not None:
+            return self.whole
         nothing = np.zeros(self.place[2], np.float32)
-        return np.stack([nothing if row is None else row for row in self.rows])
+        rows = [nothing if row is None else row for row in self.rows]
+        return (rows[0] if len(rows) == 1 else np.concatenate(rows)).reshape(len(rows), -1)
 
     def _place(self, index: int, vector: Vector, *, is_shared: bool) -> None:
         self.rows[index] = vector

@@ -222,7 +222,7 @@ def _about(answer: Answer) -> dict[str, Any]:
 def _json(answer: Answer, encoding: Encoding) -> bytes:
     data = answers.write_data(answer.vectors, base64=encoding == "base64")
     about = {"dimensions": answer.dimensions, "count": len(answer.vectors), **_about(answer)}
-    return b'{"data":[%b],%b' % (data, orjson.dumps(about)[1:])
+    return b"".join((b'{"data":[', *data, b"],", orjson.dumps(about)[1:]))
 
 
 def _shown(index: int, row: Any, encoding: Encoding) -> dict[str, Any]:

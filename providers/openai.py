@@ -234,8 +234,9 @@ def _matrix(rows: bytes, count: int) -> Vectors:
 
 def _row(item: _Item) -> bytes:
     """One vector as little-endian float32."""
-    embedding = _decode_embedding(item.embedding)
-    if isinstance(embedding, str):
+    raw = bytes(item.embedding)
+    embedding = raw[1:-1] if raw[:1] == b'"' and b"\\" not in raw else _decode_embedding(raw)
+    if not isinstance(embedding, list):
         try:
             row = pybase64.b64decode(embedding, validate=True)
         except ValueError:  # binascii.Error is one; so is a string that is not ASCII

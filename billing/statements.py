@@ -1,0 +1,92 @@
+"""Statements that one connection runs again and again, without what psycopg does around each of them.
+
+Most of what `execute` costs is cursors, and a socket that is watched anew for each statement. Here the socket is
+watched as long as the connection lives, and a statement is prepared once. Opening, signing in and closing stay psycopg's.
+
+Failure: raises psycopg's errors, as `execute` does; after an `OperationalError` the connection is of no more use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+
+class Statements:
+    """Runs one statement at a time; whoever uses it uses the connection for nothing else."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._wire = connection.pgconn
+        self._socket = connection.fileno()
+        self._loop = asyncio.get_running_loop()
+        self._prepared: dict[str, bytes] = {}
+        self._outcome: asyncio.Future[None] | None = None
+        self._error: psycopg.Error | None = None
+        self._is_writing = False
+        self._loop.add_reader(self._socket, self._read)
+
+    async def run(self, sql: str, parameters: Sequence[bytes]) -> None:
+        """Runs `sql`, with its parameters (`%s`) as text; what it returns is dropped."""
+        name = self._prepared.get(sql)
+        if name is None:
+            name, numbers = b"quiver_%d" % len(self._prepared), itertools.count(1)
+            self._wire.send_prepare(name, re.sub("%s", lambda _: f"${next(numbers)}", sql).encode())
+            await self._done()
+            self._prepared[sql] = name
+        self._wire.send_query_prepared(name, parameters)
+        await self._done()
+
+    def close(self) -> None:
+        """Lets go of the socket; to be called before the connection is closed."""
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+
+    async def _done(self) -> None:
+        self._error = None
+        self._outcome = self._loop.create_future()
+        self._write()
+        try:
+            await self._outcome
+        finally:
+            self._outcome = None
+
+    def _write(self) -> None:
+        try:
+            is_left = self._wire.flush() != 0
+        except psycopg.Error as error:
+            self._end(error)
+            return
+        if is_left is not self._is_writing:
+            self._is_writing = is_left
+            if is_left:
+                self._loop.add_writer(self._socket, self._write)
+            else:
+                self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        try:
+            self._wire.consume_input()
+            while self._outcome is not None and not self._wire.is_busy():
+                result = self._wire.get_result()
+                if result is None:
+                    self._end(self._error)
+                    return
+                if result.status == ExecStatus.FATAL_ERROR:
+                    self._error = psycopg.errors.error_from_result(result)
+        except psycopg.Error as error:
+            self.close()  # a broken connection would be readable for ever
+            self._end(self._error or error)
+
+    def _end(self, error: psycopg.Error | None) -> None:
+        if self._outcome is None or self._outcome.done():
+            return
+        if error is None:
+            self._outcome.set_result(None)
+        else:
+            self._outcome.set_exception(error)
