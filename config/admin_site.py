@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST
 from unfold.forms import AdminOwnPasswordChangeForm
 from unfold.sites import UnfoldAdminSite
@@ -157,8 +158,9 @@ class QuiverAdminSite(UnfoldAdminSite):
         return context | {"current_tenant": current_tenant(request), "memberships": memberships(request)}
 
     def extra_urls(self) -> list[URLPattern]:
-        return [path("switch/", self.admin_view(require_POST(self.switch)), name="switch")]
+        return [path("switch/", self.admin_view(self.switch), name="switch")]
 
+    @method_decorator(require_POST)
     def switch(self, request: HttpRequest) -> HttpResponse:
         """Goes to another of the person's tenants; always to its first page, for other pages are of this tenant."""
         try:

@@ -32,10 +32,13 @@ OF_TENANTS: Mapping[str, frozenset[str]] = {
     "audit_auditevent": APPEND,
     "billing_idempotencyclaim": NONE,
     "billing_providercall": READ,
+    "billing_hourlyusage": READ,
+    "billing_latehour": NONE,
     "billing_usagerow": READ,
 }
 # Tables without a tenant. What is not named here no tenant touches: secrets of providers, sessions, the timetable.
 SHARED: Mapping[str, frozenset[str]] = {
+    "billing_rolledup": READ,
     "catalog_catalogversion": READ,
     "catalog_embeddingmodel": READ,
     "catalog_price": READ,
@@ -152,28 +155,22 @@ def _tables(cursor: Any) -> list[Table]:
                 WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped),
             c.relrowsecurity AND c.relforcerowsecurity,
             ARRAY(SELECT p.polname FROM pg_policy p WHERE p.polrelid = c.oid)::text[],
-            ARRAY(SELECT pg_get_userbyid(g.grantee) || ' ' || g.privilege_type FROM aclexplode(c.relacl) g
-                WHERE g.grantee <> c.relowner),
-            ARRAY(SELECT pg_get_userbyid(g.grantee) || ' ' || g.privilege_type || ' ' || a.attname
+            (SELECT coalesce(json_agg(json_build_array(pg_get_userbyid(g.grantee), g.privilege_type)), '[]')
+                FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner),
+            (SELECT coalesce(json_agg(json_build_array(pg_get_userbyid(g.grantee), g.privilege_type, a.attname)), '[]')
                 FROM pg_attribute a, aclexplode(a.attacl) g WHERE a.attrelid = c.oid AND NOT a.attisdropped)
         FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
         ORDER BY c.relname
         """
     )
     return [
-        Table(
-            *row[:5],
-            policies=frozenset(row[5]),
-            grants=frozenset(_split(each, 2) for each in row[6]),  # type: ignore[arg-type]
-            column_grants=frozenset(_split(each, 3) for each in row[7]),  # type: ignore[arg-type]
-        )
-        for row in cursor.fetchall()
+        Table(name, owner, is_partition, has_tenant, is_walled, frozenset(policies), _set(grants), _set(columns))
+        for name, owner, is_partition, has_tenant, is_walled, policies, grants, columns in cursor.fetchall()
     ]
 
 
-def _split(text: str, parts: int) -> tuple[str, ...]:
-    # From the right: a role's name may hold blanks, as its database's may.
-    return tuple(text.rsplit(" ", parts - 1))
+def _set(lists: list[list[str]]) -> Any:
+    return frozenset(tuple(each) for each in lists)
 
 
 def _statements(table: Table, roles: Mapping[str, str]) -> Iterator[str]:

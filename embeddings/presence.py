@@ -16,7 +16,7 @@ from uuid import UUID
 import hiredis
 import msgspec
 
-from billing.redis_pipe import RedisAway, RedisPipe, Script, ignore
+from billing.redis_pipe import RedisAway, RedisPipe, Script
 from core.ids import uuid7_text
 
 TTL_MS = 90_000
@@ -84,7 +84,7 @@ class Presence:
 
     def leave(self, session: Session) -> None:
         """The socket is gone; nobody waits for this."""
-        ignore(self._pipe.run(_LEAVE, _key(session.tenant_id), session.agent_id, session.mark))
+        self._pipe.tell(b"EVALSHA", _LEAVE.sha, 1, _key(session.tenant_id), session.agent_id, session.mark)
 
     async def statuses(self, tenant_id: UUID, agent_ids: Collection[str], now_ms: int) -> Mapping[str, str] | None:
         """Of those that are connected; None: it cannot be known."""

@@ -53,33 +53,41 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Tests run as the platform's role, as services do, and requests of tenants as the tenant's; made and migrated was
     the database as its owner."""
-    from django.core.signals import request_finished
+    from django.core.handlers.base import BaseHandler
     from django.db import connection
     from django.db.backends.signals import connection_created
 
     from tenants.walls import roles_of
 
+    atomic = BaseHandler.make_view_atomic
     role = roles_of(connection.settings_dict["NAME"]).platform
 
     def become(connection: Any, **_: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('role', %s, false)", [role])
 
-    def end_of_request(**_: Any) -> None:
-        # Its transaction is a savepoint of the test's, and what is set locally would live on in that.
-        if connection.in_atomic_block and not connection.needs_rollback:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('role', %s, true), set_config('app.tenant', '', true)", [role])
+    def make_view_atomic(self: Any, view: Callable[..., Any]) -> Callable[..., Any]:
+        # A request's transaction is a savepoint of the test's, and what is set locally would live on in that.
+        def made(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return atomic(self, view)(*args, **kwargs)
+            finally:
+                if connection.in_atomic_block and not connection.needs_rollback:
+                    with connection.cursor() as cursor:
+                        cursor.execute(
+                            "SELECT set_config('role', %s, true), set_config('app.tenant', '', true)", [role]
+                        )
+
+        return made
 
     with django_db_blocker.unblock():
         become(connection)
     connection_created.connect(become)
-    request_finished.connect(end_of_request)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("billing.partitions.owners_cursor", owners_cursor)
+        patch.setattr(BaseHandler, "make_view_atomic", make_view_atomic)
         yield
     connection_created.disconnect(become)
-    request_finished.disconnect(end_of_request)
     with django_db_blocker.unblock():
         connection.close()
 

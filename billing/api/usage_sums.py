@@ -22,6 +22,7 @@ from core.clock import utc_now
 from core.errors import InvalidRequest
 from tenants.authentication import tenant_of
 from tenants.selectors import names_by_key
+from tenants.walls import as_platform
 
 # How much time may be asked for in steps; minutes are read from the ledger itself.
 _LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=62), "day": timedelta(days=1100)}
@@ -197,7 +198,8 @@ class TenantModelUsageView(APIView):
         query.is_valid(raise_exception=True)
         period, model_id = query.validated_data["period"], query.validated_data.get("model_id")
         if model_id is not None:
-            find_model(model_id)
+            with as_platform():  # looks at credentials, too
+                find_model(model_id)
         now = utc_now()
         start, narrowed = _start(period, now), Narrowed(model_id=model_id)
         by_model, by_agent = (

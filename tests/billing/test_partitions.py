@@ -15,6 +15,7 @@ from billing.partitions import TABLES, make_partitions, months
 from billing.tasks import make_usage_partitions
 from core.clock import utc_now
 from core.ids import uuid7, uuid7_time
+from tests.conftest import owners_cursor
 
 
 def home_of(request_id: Any) -> str:
@@ -61,7 +62,7 @@ def test_making_them_twice_makes_nothing(db: None) -> None:
 def test_after_the_task_todays_rows_stay_out_of_the_default(db: None) -> None:
     make_usage_partitions()
     assert home_of(use(utc_now())) == f"billing_usagerow_{utc_now():%Y_%m}"
-    with connection.cursor() as cursor:
+    with owners_cursor() as cursor:
         cursor.execute("SELECT count(*) FROM billing_usagerow_default")
         assert cursor.fetchone()[0] == 0
 
@@ -69,7 +70,7 @@ def test_after_the_task_todays_rows_stay_out_of_the_default(db: None) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_of_four_at_once_one_makes_them(at_once: Callable[..., list[Any]]) -> None:
     outcomes = at_once(*[lambda: make_partitions(today=date(2032, 1, 15), ahead=1)] * 4)
-    with connection.cursor() as cursor:
+    with owners_cursor() as cursor:
         for table in TABLES:
             cursor.execute(f"DROP TABLE {table}_2032_01, {table}_2032_02")  # outlives the test otherwise
     assert sorted(map(len, outcomes)) == [0, 0, 0, 4]
