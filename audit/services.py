@@ -7,13 +7,14 @@ Failure: what cannot be recorded is not done either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
 from audit import actors
+from audit.actors import Kind
 from audit.facts import Facts, difference
 from audit.models import AuditEvent
 from core.ids import uuid7, uuid7_time
@@ -65,8 +66,12 @@ def covering() -> Iterator[None]:
         _is_covered.reset(token)
 
 
-def forget_tenant(tenant_id: UUID, *, cursor: Any) -> int:
-    """Erases what was done for a tenant that is erased. `cursor` is one of the table's owner: nobody else may. Returns
-    how many events."""
-    cursor.execute("DELETE FROM audit_auditevent WHERE tenant_id = %s", [tenant_id])
-    return int(cursor.rowcount)
+def forget_tenant(tenant_id: UUID, *, people: Collection[int], owner: Any) -> None:
+    """Erases what was done for a tenant that is erased, and by and to people who go with it. `owner` is a cursor of the
+    table's owner, who alone may."""
+    owner.execute(
+        "DELETE FROM audit_auditevent WHERE tenant_id = %(tenant)s "
+        "OR (actor_kind = %(person)s AND actor_id = ANY(%(people)s)) "
+        "OR (subject_kind = 'person' AND subject_id = ANY(%(people)s))",
+        {"tenant": tenant_id, "person": Kind.PERSON.value, "people": [str(each) for each in people]},
+    )

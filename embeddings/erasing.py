@@ -6,7 +6,8 @@ what Redis keeps of it. A table belongs to a tenant when it says so by a column,
 Stands in the topmost app because the cache of vectors is this one's.
 
 Failure: stopped half-way it is done again from the start; until the last step the tenant is there, and suspended.
-Redis away → it raises after the rows are gone, and Celery tries again. What cannot be reached: a worker's own memory
+Redis away → it raises after the rows are gone, and Celery tries again. Needs the owner's address where the login may
+not touch the audit log. What cannot be reached: a worker's own memory
 (it forgets within the cache's lifetime), its metrics until a restart, backups.
 """
 
@@ -31,7 +32,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Cast
 from django_redis import get_redis_connection
 
-from audit.services import forget_tenant
+from audit.services import forget_tenant, record
 from billing import partitions
 from catalog.publishing import announce
 from core.changes import Change
@@ -44,7 +45,6 @@ from tenants.selectors import find_tenant
 KEPT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"billing.UsageRow": ("agent_id", "task_type"), "billing.ProviderCall": ("detail", "upstream_id")}
 )
-_BY_OWNER = "audit.AuditEvent"  # what was done is taken away by the owner of its table alone
 _OF_PEOPLE = ("id", "email", "name", "created_at")
 _BATCH = 1000
 _DAY = timedelta(days=1)
@@ -76,8 +76,9 @@ def export(tenant_id: UUID) -> Iterator[str]:
                 yield _line(row)
 
 
-def check_erasable(*, tenant_id: UUID, slug: str) -> None:
-    """Raises unless the tenant has been suspended for longer than any request lives, and is the one that is meant."""
+def ask_erasure(*, tenant_id: UUID, slug: str) -> None:
+    """Notes who wants a tenant erased. Raises unless it has been suspended for longer than any request lives, and is
+    the one that is meant."""
     row = find_tenant(tenant_id)
     if row.slug != slug:
         raise InvalidRequest("This is not the slug of this tenant; write it to confirm.", param="slug")
@@ -86,20 +87,24 @@ def check_erasable(*, tenant_id: UUID, slug: str) -> None:
     wait = (row.updated_at + timedelta(seconds=settings.QUIVER.lease_s) - utc_now()).total_seconds()
     if wait > 0:
         raise Conflict(f"Its last requests may be under way still; wait {int(wait) + 1} s.", retry_after=int(wait) + 1)
+    record("tenant.erasure_asked", tenant_id=None, subject="tenant", subject_id=tenant_id)
 
 
 def erase(tenant_id: UUID) -> None:
-    """Erases a tenant that `check_erasable` let pass; of one that is gone already, what Redis may have kept."""
+    """Erases a tenant that `ask_erasure` let pass; of one that is gone already, what Redis may have kept."""
+    tenants = apps.get_model("tenants.Tenant")._base_manager.filter(id=tenant_id)
+    if tenants.filter(is_suspended=False).exists():
+        raise Conflict("The suspension was lifted meanwhile, so nothing was erased.")
     for label, words in KEPT.items():
         _strike_out(apps.get_model(label), words, tenant_id)
-    tenants = apps.get_model("tenants.Tenant")._base_manager.filter(id=tenant_id)
+    people = list(_only_here(tenant_id).values_list("id", flat=True))
+    with partitions.owners_cursor() as owner:
+        forget_tenant(tenant_id, people=people, owner=owner)
     with transaction.atomic():
-        row = tenants.select_for_update().first()
-        if row is not None and not row.is_suspended:
-            raise Conflict("The suspension was lifted meanwhile, so nothing was erased.")
-        people = list(_only_here(tenant_id).values_list("id", flat=True))
+        if tenants.exists():
+            record("tenant.erased", tenant_id=None, subject="tenant", subject_id=tenant_id)
         for model, column in tenant_tables():
-            if model._meta.label not in KEPT and model._meta.label != _BY_OWNER:
+            if model._meta.label not in (*KEPT, "audit.AuditEvent"):
                 rows = _rows(model, column, tenant_id)
                 _forget_log(model, rows)
                 rows._raw_delete(rows.db)
@@ -108,8 +113,6 @@ def erase(tenant_id: UUID) -> None:
         _end_sessions(people)
         _people().filter(id__in=people).delete()
         announce(Change(tenant_id))
-    with partitions.owners_cursor() as cursor:
-        forget_tenant(tenant_id, cursor=cursor)
     _forget_in_redis(tenant_id)
 
 

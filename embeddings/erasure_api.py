@@ -63,7 +63,7 @@ class EraseTenant(APIView):
     def post(self, request: Request, pk: UUID) -> Response:
         fields = Confirmation(data=request.data)
         fields.is_valid(raise_exception=True)
-        erasing.check_erasable(tenant_id=pk, slug=fields.validated_data["slug"])
+        erasing.ask_erasure(tenant_id=pk, slug=fields.validated_data["slug"])
         transaction.on_commit(lambda: tasks.erase_tenant.delay(str(pk)))
         return Response(status=202)
 

@@ -27,7 +27,7 @@ class Command(BaseCommand):
                 for line in erasing.export(tenant.id):
                     self.stdout.write(line, ending="")
                 return
-            erasing.check_erasable(tenant_id=tenant.id, slug=options["confirm"])
+            erasing.ask_erasure(tenant_id=tenant.id, slug=options["confirm"])
             erasing.erase(tenant.id)
         except QuiverError as error:
             raise CommandError(error.message) from error
