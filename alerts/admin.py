@@ -13,6 +13,7 @@ from unfold.widgets import UnfoldAdminExpandableTextareaWidget
 
 from alerts import services
 from alerts.models import Alert, AlertChannel, Delivery
+from alerts.signing import secret_of
 from catalog.admin_base import Dialog, RowForm, ShownRows
 from catalog.admin_looks import TONES, table, when
 from tenants.admin_scope import TenantScoped
@@ -118,20 +119,22 @@ class AlertAdmin(TenantScoped[Alert]):
 
 
 class Addresses(forms.CharField):
-    """E-mail addresses, one in a line."""
+    """Addresses, one in a line; commas between are taken as well, but not within a webhook's."""
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
-        return (super().to_python(value) or "").replace(",", " ").split()
+        text = super().to_python(value) or ""
+        return (text if "://" in text else text.replace(",", " ")).split()
 
 
 class ChannelForm(RowForm):
     targets = Addresses(
         label="Addresses",
         widget=UnfoldAdminExpandableTextareaWidget,
-        help_text="One in a line. Changing them makes the channel unverified until it is tested again.",
+        help_text="E-mail addresses, one in a line, or the one address of a webhook. Changing them makes the channel "
+        "unverified until it is tested again.",
     )
 
 
@@ -147,7 +150,7 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
     search_fields = ("name",)
     search_help_text = "Name"
     inlines = (ChannelDeliveries,)
-    actions_detail = ("test",)
+    actions_detail = ("test", "renew_secret")
     readonly_fields = ("kind", "verified", "created_at")
     _fields = ("name", "targets", "minimum_severity", "is_enabled")
     fieldsets = (
@@ -158,7 +161,7 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
         (
             None,
             {
-                "fields": _fields,
+                "fields": ("kind", *_fields),
                 "description": "While there is no channel, owners, admins and billing members are told by mail. From "
                 "the first one on, only channels tell.",
             },
@@ -167,6 +170,15 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return super().get_inlines(request, obj) if obj is not None else ()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        found = super().get_readonly_fields(request, obj)
+        return found if obj is not None else tuple(each for each in found if each != "kind")
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        is_webhook = self.get_object(request, object_id).kind == AlertChannel.Kind.WEBHOOK
+        found = super().get_actions_detail(request, object_id)
+        return found if is_webhook else [each for each in found if each.path != "renew_secret"]
 
     @admin.display(description="addresses")
     def shown_targets(self, row: AlertChannel) -> str:
@@ -183,7 +195,7 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
 
     def add_row(self, request: HttpRequest, form: RowForm) -> AlertChannel:
         tenant = self.owner(request)
-        given = {name: form.cleaned_data[name] for name in self._fields}
+        given = {name: form.cleaned_data[name] for name in ("kind", *self._fields)}
         return services.add_channel(tenant_id=None if tenant is None else tenant.id, **given)
 
     def change_row(self, request: HttpRequest, row: AlertChannel, form: RowForm) -> None:
@@ -191,6 +203,26 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
 
     def remove_row(self, request: HttpRequest, row: AlertChannel) -> None:
         services.remove_channel(tenant_id=row.tenant_id, channel_id=row.id)
+
+    def response_add(self, request: HttpRequest, obj: AlertChannel, post_url_continue: Any = None) -> HttpResponse:
+        if obj.kind == AlertChannel.Kind.WEBHOOK:
+            return self._show_secret(request, obj, secret_of(obj))
+        return super().response_add(request, obj, post_url_continue)
+
+    @action(description="Renew secret", icon="key", permissions=["act"])
+    def renew_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.get_object(request, object_id)
+
+        def act(given: dict[str, Any]) -> HttpResponse:
+            secret = services.renew_secret(tenant_id=row.tenant_id, channel_id=row.id)
+            return self._show_secret(request, row, secret)
+
+        text = "Messages are signed with another secret from the next one on; the old one ends at once."
+        return self.ask(request, row, Dialog(f"Renew the secret of {row.name}", text, "Renew"), act)
+
+    def _show_secret(self, request: HttpRequest, row: AlertChannel, secret: str) -> HttpResponse:
+        said = "Your program checks the signature of each message with it, as Standard Webhooks has it."
+        return self.show_once(request, row, title=f"The secret of {row.name}", text=said, secret=secret)
 
     @action(description="Send a test", icon="send", permissions=["act"])
     def test(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -200,7 +232,8 @@ class AlertChannelAdmin(TenantScoped[AlertChannel]):
             services.test_channel(tenant_id=row.tenant_id, channel_id=row.id)
             return "A test is on its way; how it went stands below in a moment."
 
-        text = f"A mail goes to {', '.join(row.targets)}."
-        if not is_set_up():
+        is_webhook = row.kind == AlertChannel.Kind.WEBHOOK
+        text = f"A {'message' if is_webhook else 'mail'} goes to {', '.join(row.targets)}."
+        if not is_webhook and not is_set_up():
             text = "Mail is not set up on this platform, so nothing can be sent yet."
         return self.ask(request, row, Dialog(f"Test {row.name}", text, "Send"), act)

@@ -17,6 +17,7 @@ from rest_framework.viewsets import GenericViewSet
 from alerts import selectors, services
 from alerts.kinds import Severity
 from alerts.models import Alert, AlertChannel, Delivery
+from alerts.signing import secret_of
 from catalog.rest import StrictFilters, StrictRows, Versioned
 from tenants.authentication import caller, tenant_of
 
@@ -102,7 +103,10 @@ class AlertViews(mixins.ListModelMixin, GenericViewSet[Alert]):
 
 class ChannelFields(StrictRows):
     targets = serializers.ListField(
-        child=serializers.EmailField(), allow_empty=False, max_length=services.MOST_TARGETS, help_text="Addresses."
+        child=serializers.CharField(max_length=2000),
+        allow_empty=False,
+        max_length=services.MOST_TARGETS,
+        help_text="E-mail addresses, or the one address (https://…) of a webhook.",
     )
     minimum_severity = serializers.ChoiceField(
         [(each.value, each.value) for each in Severity],
@@ -127,6 +131,19 @@ class ChannelFields(StrictRows):
         validators = ()  # the tenant is no field, and a second one is a 409
 
 
+class ChannelWithSecret(ChannelFields):
+    secret = serializers.CharField(
+        read_only=True, help_text="Of a webhook: what its messages are signed with, in this answer only."
+    )
+
+    class Meta(ChannelFields.Meta):
+        fields = (*ChannelFields.Meta.fields, "secret")  # type: ignore[assignment]
+
+
+class ChannelSecretFields(serializers.Serializer[Any]):
+    secret = serializers.CharField(help_text="In this answer only.")
+
+
 class ChannelWithTest(ChannelFields):
     last_test = serializers.SerializerMethodField()
 
@@ -144,14 +161,21 @@ class ChannelWithTest(ChannelFields):
     retrieve=extend_schema(summary="One channel, and how its last test went", responses=ChannelWithTest),
     create=extend_schema(
         summary="Add a channel",
-        description="While there is none, owners, admins and billing members are told by mail.",
-        responses={201: ChannelFields},
+        description="While there is none, owners, admins and billing members are told by mail. A webhook gets a POST, "
+        "signed as Standard Webhooks has it with the `secret` of this answer, and takes it with a 2xx; it must be on "
+        "the internet, and redirects are not followed.",
+        responses={201: ChannelWithSecret},
         examples=[
             OpenApiExample(
                 "A mailing list",
                 {"name": "on call", "targets": ["oncall@example.com"], "minimum_severity": "critical"},
                 request_only=True,
-            )
+            ),
+            OpenApiExample(
+                "A webhook",
+                {"name": "pager", "kind": "webhook", "targets": ["https://hooks.example.com/quiver"]},
+                request_only=True,
+            ),
         ],
     ),
     update=extend_schema(summary="Replace a channel"),
@@ -159,7 +183,7 @@ class ChannelWithTest(ChannelFields):
     destroy=extend_schema(summary="Forget a channel"),
     test=extend_schema(
         summary="Send a test",
-        description="It is sent in the background; the channel is verified once the mail server took it.",
+        description="Sent in the background; the channel is verified once the mail server, or the webhook, took it.",
         request=None,
         responses={202: DeliveryFields},
     ),
@@ -171,7 +195,7 @@ class ChannelViews(Versioned, mixins.ListModelMixin, GenericViewSet[AlertChannel
     serializer_class = ChannelFields
     queryset = AlertChannel.objects.none()
     filter_backends = (StrictFilters,)
-    volatile = frozenset({"last_test"})
+    volatile = frozenset({"last_test", "secret"})
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[AlertChannel]:
@@ -187,7 +211,12 @@ class ChannelViews(Versioned, mixins.ListModelMixin, GenericViewSet[AlertChannel
         fields = ChannelFields(data=request.data)
         fields.is_valid(raise_exception=True)
         row = services.add_channel(tenant_id=_whose(request), **fields.validated_data)
-        return Response(ChannelFields(row).data, status=201)
+        shown = dict(ChannelFields(row).data)
+        if row.sealed:
+            shown["secret"] = secret_of(row)
+        response = Response(shown, status=201)
+        response["Cache-Control"] = "no-store"
+        return response
 
     def update(self, request: Request, pk: UUID) -> Response:
         return self._change(request, pk, partial=False)
@@ -210,6 +239,19 @@ class ChannelViews(Versioned, mixins.ListModelMixin, GenericViewSet[AlertChannel
     def test(self, request: Request, pk: UUID) -> Response:
         delivery = services.test_channel(tenant_id=_whose(request), channel_id=pk)
         return Response(DeliveryFields(delivery).data, status=202)
+
+    @extend_schema(
+        summary="Give a webhook another secret",
+        description="Messages are signed with it from the next one on. It is in this answer only.",
+        request=None,
+        responses=ChannelSecretFields,
+    )
+    @action(detail=True, methods=["post"], url_path="renew-secret")
+    def renew_secret(self, request: Request, pk: UUID) -> Response:
+        secret = services.renew_secret(tenant_id=_whose(request), channel_id=pk)
+        response = Response(ChannelSecretFields({"secret": secret}).data)
+        response["Cache-Control"] = "no-store"
+        return response
 
 
 def _whose(request: Request) -> UUID | None:

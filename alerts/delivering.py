@@ -2,21 +2,29 @@
 
 Decides who sends: whoever claims a row by a conditional update. A claim ends by itself after longer than a task may
 live, so what a dead worker held is sent by another one: at least once, and never again once it is marked as sent.
-Failure: the mail server gone means tries again over some hours (`alerts.retries`), then a failed delivery that is
-shown; without a mail server at all a delivery is `not_set_up`.
+Failure: the mail server or a webhook gone means tries again over some hours (`alerts.retries`), then a failed delivery
+that is shown; without a mail server at all a delivery is `not_set_up`.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import F
 from django.urls import reverse
 
-from alerts.models import Delivery
+from alerts import webhooks
+from alerts.models import AlertChannel, Delivery
 from alerts.retries import MOST_ATTEMPTS, next_try
+from alerts.signing import allowed, secret_of
 from core.clock import utc_now
+from core.egress import EgressRefused
+from core.sealing import SealBroken
 from tenants import mail
 from tenants.links import absolute
 from tenants.selectors import addresses_to_tell
@@ -41,6 +49,8 @@ def deliver(delivery_id: UUID, *, now: datetime) -> bool:
     if not claim.update(state=Delivery.State.SENDING, attempts=F("attempts") + 1, due_at=now + CLAIM):
         return False
     row = Delivery.objects.select_related("tenant", "alert", "channel").get(id=delivery_id)
+    if row.channel is not None and row.channel.kind == AlertChannel.Kind.WEBHOOK:
+        return _deliver_webhook(row, row.channel, now)
     if not mail.is_set_up():
         _end(row, Delivery.State.NOT_SET_UP, "Mail is not set up on this platform.")
         return False
@@ -55,6 +65,44 @@ def deliver(delivery_id: UUID, *, now: datetime) -> bool:
         return False
     _end(row, Delivery.State.SENT, "")
     return True
+
+
+def _deliver_webhook(row: Delivery, channel: AlertChannel, now: datetime) -> bool:
+    body = json.dumps(_message(row, channel), cls=DjangoJSONEncoder).encode()
+    try:
+        headers = webhooks.signed(body, secret=secret_of(channel), message_id=str(row.id), at=int(now.timestamp()))
+        webhooks.post(channel.targets[0], body, headers, allowed=allowed())
+    except EgressRefused as refused:  # it is no better in an hour
+        _end(row, Delivery.State.FAILED, f"Not sent: the address {refused}.")
+        return False
+    except SealBroken:
+        _end(row, Delivery.State.FAILED, "Its secret cannot be opened; renew it.")
+        return False
+    except OSError as error:
+        _fail(row, str(error) or type(error).__name__, now)
+        return False
+    _end(row, Delivery.State.SENT, "")
+    return True
+
+
+def _message(row: Delivery, channel: AlertChannel) -> dict[str, Any]:
+    """What a webhook is told: `type` and `data`, as Standard Webhooks has it."""
+    if row.alert is None:
+        return {"type": "test", "timestamp": row.created_at, "data": {"channel": channel.name}}
+    alert = row.alert
+    told = {
+        "id": alert.id,
+        "kind": alert.kind,
+        "severity": alert.severity,
+        "title": alert.title,
+        "subject": alert.subject_key,
+        "period_start": alert.period_start,
+        "threshold": alert.threshold,
+        "detail": alert.detail,
+    }
+    if settings.QUIVER.public_url:  # mails need it, webhooks do without
+        told["link"] = absolute(reverse("admin:alerts_alert_change", args=[alert.id]))
+    return {"type": f"alert.{alert.kind}", "timestamp": alert.created_at, "data": told}
 
 
 def _send(row: Delivery, targets: list[str]) -> None:

@@ -67,12 +67,14 @@ class AlertChannel(models.Model):
 
     class Kind(models.TextChoices):
         EMAIL = "email"
+        WEBHOOK = "webhook"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     tenant = models.ForeignKey("tenants.Tenant", null=True, on_delete=models.CASCADE, related_name="alert_channels")
     name = models.CharField(max_length=100)
     kind = models.CharField(max_length=20, choices=Kind.choices, default=Kind.EMAIL)
-    targets = models.JSONField(default=list, help_text="Addresses.")
+    targets = models.JSONField(default=list, help_text="Addresses; of a webhook, one that begins with https://.")
+    sealed = models.TextField(blank=True, editable=False)  # what a webhook is signed with
     minimum_severity = models.CharField(
         max_length=10,
         choices=SEVERITIES,
@@ -80,7 +82,7 @@ class AlertChannel(models.Model):
         help_text="What is less grave is not told here.",
     )
     is_enabled = models.BooleanField(default=True)
-    verified_at = models.DateTimeField(null=True, editable=False, help_text="When a test reached the mail server.")
+    verified_at = models.DateTimeField(null=True, editable=False, help_text="When a test arrived.")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -89,7 +91,7 @@ class AlertChannel(models.Model):
         indexes = [models.Index(fields=["tenant", "-created_at", "-id"], name="alert_channel_by_tenant")]
         constraints = [
             models.UniqueConstraint(fields=["tenant", "name"], nulls_distinct=False, name="alert_channel_once"),
-            models.CheckConstraint(condition=Q(kind__in=["email"]), name="alert_channel_kind_known"),
+            models.CheckConstraint(condition=Q(kind__in=["email", "webhook"]), name="alert_channel_kind_known"),
         ]
 
     def __str__(self) -> str:

@@ -18,13 +18,15 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from alerts import signals, tasks
+from alerts import signals, signing, tasks
 from alerts.kinds import KINDS, Severity, reaches
 from alerts.models import Alert, AlertChannel, Delivery
 from alerts.selectors import alerts_of, channels_of, find_alert, find_channel, whose
+from alerts.signing import allowed
 from audit.facts import facts as facts_of
 from audit.services import record
 from core.clock import utc_now
+from core.egress import EgressRefused, checked_target
 from core.errors import AlreadyExists, Conflict, IllegalTransition, InvalidRequest, RateLimitExceeded
 from tenants import mail
 
@@ -158,9 +160,23 @@ def add_channel(*, tenant_id: UUID | None, **terms: Unpack[ChannelTerms]) -> Ale
     if channels_of(tenant_id).count() >= MOST_CHANNELS:
         raise Conflict(f"There are {MOST_CHANNELS} channels already; remove one first.")
     row = AlertChannel(tenant_id=tenant_id)
+    if terms.get("kind") == AlertChannel.Kind.WEBHOOK:
+        signing.give_secret(row)
     _apply(row, terms)
     record("alert_channel.added", tenant_id=tenant_id, subject="alert_channel", subject_id=row.id, after=facts_of(row))
     return row
+
+
+@transaction.atomic
+def renew_secret(*, tenant_id: UUID | None, channel_id: UUID) -> str:
+    """Another secret, from the next message on; the only time that it is told."""
+    row = held_channel(tenant_id, channel_id)
+    if row.kind != AlertChannel.Kind.WEBHOOK:
+        raise Conflict("Only a webhook is signed.")
+    secret = signing.give_secret(row)
+    row.save(update_fields=["sealed", "updated_at"])
+    record("alert_channel.secret_renewed", tenant_id=tenant_id, subject="alert_channel", subject_id=row.id)
+    return secret
 
 
 @transaction.atomic
@@ -198,9 +214,9 @@ def remove_channel(*, tenant_id: UUID | None, channel_id: UUID) -> None:
 
 @transaction.atomic
 def test_channel(*, tenant_id: UUID | None, channel_id: UUID) -> Delivery:
-    """Sends a test after the commit; the channel is verified when the mail server took it."""
+    """Sends a test after the commit; the channel is verified when the mail server, or the webhook, took it."""
     row = find_channel(tenant_id, channel_id)
-    if not mail.is_set_up():
+    if row.kind == AlertChannel.Kind.EMAIL and not mail.is_set_up():
         raise Conflict("Mail is not set up on this platform; its operator does that with QUIVER_SMTP_URL.")
     now = utc_now()
     tests = Delivery.objects.filter(whose(tenant_id), alert=None, created_at__gt=now - timedelta(hours=1))
@@ -213,14 +229,21 @@ def test_channel(*, tenant_id: UUID | None, channel_id: UUID) -> Delivery:
 
 
 def _apply(row: AlertChannel, terms: ChannelTerms) -> None:
-    targets = sorted({each.strip().lower() for each in terms.get("targets", row.targets)})
+    if row.name and terms.get("kind", row.kind) != row.kind:
+        raise InvalidRequest("A channel stays of its kind; add another one.", param="kind")
+    row.kind = terms.get("kind", row.kind)
+    is_webhook = row.kind == AlertChannel.Kind.WEBHOOK
+    given = {each.strip() for each in terms.get("targets", row.targets)}
+    targets = sorted(given if is_webhook else {each.lower() for each in given})
+    if is_webhook and len(targets) != 1:
+        raise InvalidRequest("A webhook has one address; add a channel for each.", param="targets")
     if not 1 <= len(targets) <= MOST_TARGETS:
         raise InvalidRequest(f"A channel has 1 to {MOST_TARGETS} addresses.", param="targets")
     if targets != row.targets:
         for each in targets:
-            _check_address(each)
+            (_check_url if is_webhook else _check_address)(each)
         row.targets, row.verified_at = targets, None
-    for name in ("name", "kind", "minimum_severity", "is_enabled"):
+    for name in ("name", "minimum_severity", "is_enabled"):
         if name in terms:
             setattr(row, name, terms[name])
     row.full_clean(exclude=["tenant"], validate_unique=False, validate_constraints=False)
@@ -229,6 +252,14 @@ def _apply(row: AlertChannel, terms: ChannelTerms) -> None:
             row.save()
     except IntegrityError as error:
         raise AlreadyExists(f"There is a channel {row.name!r} already.", param="name") from error
+
+
+def _check_url(text: str) -> None:
+    """As far as it can be judged without the network; the rest is judged whenever it is called."""
+    try:
+        checked_target(text, allowed())
+    except EgressRefused as refused:
+        raise InvalidRequest(f"This address {refused}.", param="targets") from refused
 
 
 def _check_address(text: str) -> None:

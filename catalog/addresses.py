@@ -1,7 +1,5 @@
-"""Which addresses an operator may give a provider.
-
-Decides that private networks are fine (vLLM, Ollama and TEI live there) and that a cloud's metadata service, which
-hands out the machine's own credentials, never is, under whatever name or notation.
+"""Which addresses an operator may give a provider, by the rule of `core.egress`. It is looked at again whenever a
+connection is made (`providers.http_client`).
 Failure: a name that does not resolve here is let through: the web workers may sit in another network, and a call to an
 address that nobody has fails by itself.
 """
@@ -9,25 +7,11 @@ address that nobody has fails by itself.
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from core.egress import Address, is_metadata, is_metadata_name
 from core.errors import InvalidRequest
-
-_FORBIDDEN = [
-    ip_network(text)
-    for text in (
-        "169.254.0.0/16",  # AWS, Azure, Google, Oracle, containers on ECS
-        "fe80::/10",
-        "fd00:ec2::/32",  # AWS
-        "fd20:ce::254/128",  # Google
-        "100.100.100.200/32",  # Alibaba
-        "192.0.0.192/32",  # Oracle
-        "168.63.129.16/32",  # Azure's wire server
-    )
-]
-_FORBIDDEN_NAMES = ("metadata.google.internal", "metadata.goog", "metadata", "instance-data")
-_NAT64 = ip_network("64:ff9b::/96")
 
 
 def check_base_url(base_url: str, *, name: str = "base_url", param: str = "base_url") -> None:
@@ -49,25 +33,16 @@ def _fault(base_url: str) -> str:
     if url.username is not None or "?" in base_url or "#" in base_url or " " in base_url:
         return "must not carry a user, a query, a fragment or a space; credentials go into `secret`"
     name = host.rstrip(".").lower()
-    if name in _FORBIDDEN_NAMES or name.endswith(tuple(f".{each}" for each in _FORBIDDEN_NAMES)):
+    if is_metadata_name(name):
         return "leads to a cloud's metadata service"
-    if any(_is_forbidden(address) for address in _addresses(name, port)):
+    if any(is_metadata(address) for address in _addresses(name, port)):
         return "leads to a link-local address or a cloud's metadata service"
     return ""
 
 
-def _addresses(host: str, port: int) -> list[IPv4Address | IPv6Address]:
+def _addresses(host: str, port: int) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
     return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-
-
-def _is_forbidden(address: IPv4Address | IPv6Address) -> bool:
-    inner: IPv4Address | None = None
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
-    return any(each is not None and each in network for each in (address, inner) for network in _FORBIDDEN)

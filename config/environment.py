@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from core.egress import Allowed
 from core.sealing import parse_keys
 
 _UNPREFIXED = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "DJANGO_SECRET_KEY")
@@ -56,6 +57,11 @@ class Environment(BaseModel):
         [],
         description="Addresses or ranges (CIDR) of load balancers whose `X-Forwarded-For` is believed, with commas "
         "between. Without it all who come through one count as one when sign-ins are slowed down.",
+    )
+    egress_allowed: list[str] = Field(
+        [],
+        description="Hosts and ranges (CIDR) that addresses given by tenants may lead to though they are not public, "
+        "with commas between; there also by http and at any port. Metadata services never are.",
     )
     mail_from: str = Field("", description="The sender of mails: `quiver@example.com` or `Quiver <…>`.")
     smtp_url: str = Field(
@@ -133,7 +139,7 @@ class Environment(BaseModel):
         """Of a hold."""
         return self.hold_lease_seconds or (self.deadline_ms + self.ledger_wait_ms) / 1000 + 5
 
-    @field_validator("allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("allowed_hosts", "trusted_proxies", "egress_allowed", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -142,6 +148,12 @@ class Environment(BaseModel):
     @classmethod
     def _are_networks(cls, value: list[str]) -> list[str]:
         return [str(ip_network(each)) for each in value]
+
+    @field_validator("egress_allowed")
+    @classmethod
+    def _are_hosts(cls, value: list[str]) -> list[str]:
+        Allowed.of(value)
+        return value
 
     @field_validator("smtp_url")
     @classmethod

@@ -17,6 +17,8 @@ from typing import Any
 
 from django.db import models
 
+from alerts import signing
+from alerts.models import AlertChannel
 from catalog.loading import PLATFORM
 from catalog.models import ProviderCredential
 from core.sealing import SealBroken, Sealer
@@ -38,6 +40,7 @@ class Sealed:
 TABLES: Sequence[Sealed] = (
     Sealed(ProviderCredential, "provider_credential", lambda row: PLATFORM),
     Sealed(TenantCredential, SEALED_AS, lambda row: str(row.tenant_id)),
+    Sealed(AlertChannel, signing.SEALED_AS, signing.owner_of),
 )
 
 

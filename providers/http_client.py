@@ -18,11 +18,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from core.egress import is_metadata
 from providers.failures import FailureKind, ProviderFailure
 from providers.http_connection import Answer, ConnectionStale, HttpConnection
 
@@ -157,13 +160,7 @@ class HttpClient:
         allowed_s = min(self._connect_timeout_s, deadline - loop.time())
         try:
             async with asyncio.timeout(allowed_s):
-                _, connection = await loop.create_connection(
-                    lambda: HttpConnection(self._forget),
-                    self._host,
-                    self._port,
-                    ssl=self._ssl,
-                    server_hostname=self._host if self._ssl else None,
-                )
+                connection = await self._connect_to_one(loop, await self._resolved(loop))
         except TimeoutError:
             raise ProviderFailure(FailureKind.UNREACHABLE, f"no connection within {max(allowed_s, 0):.1f} s") from None
         except ssl.SSLCertVerificationError as error:
@@ -173,6 +170,39 @@ class HttpClient:
             raise ProviderFailure(FailureKind.UNREACHABLE, f"cannot connect: {reason}") from error
         self._opened += 1
         return connection
+
+    async def _resolved(self, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """The addresses of the host. What is looked at here is what is connected to: a name that means something else
+        a moment later leads nowhere."""
+        try:
+            ip_address(self._host)
+            addresses = [self._host]  # nobody need be asked
+        except ValueError:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            addresses = [str(entry[4][0]) for entry in found]
+        if any(is_metadata(ip_address(each.partition("%")[0])) for each in addresses):
+            raise ProviderFailure(FailureKind.UNREACHABLE, "the host leads to a cloud's metadata service")
+        return addresses
+
+    async def _connect_to_one(self, loop: asyncio.AbstractEventLoop, addresses: list[str]) -> HttpConnection:
+        """The first that answers."""
+        for number, address in enumerate(addresses, start=1):
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: HttpConnection(self._forget),
+                    address,
+                    self._port,
+                    ssl=self._ssl,
+                    server_hostname=self._host if self._ssl else None,
+                )
+            except ssl.SSLError:
+                raise
+            except OSError:
+                if number == len(addresses):
+                    raise
+            else:
+                return connection
+        raise OSError("the name has no address")
 
     async def _wait_for_slot(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         waiter: asyncio.Future[None] = loop.create_future()

@@ -76,7 +76,7 @@ def add_credential(
     row = TenantCredential(id=uuid.uuid4(), tenant_id=tenant_id, provider=found)
     _apply(row, facts, secret)
     row.save(force_insert=True)
-    record("provider_credential.added", **_about(row), after=facts_of(row))
+    record("tenant_credential.added", **_about(row), after=facts_of(row))
     return row
 
 
@@ -94,7 +94,7 @@ def change_credential(
     before = facts_of(row)
     _apply(row, facts, secret)
     row.save()
-    record("provider_credential.changed", **_about(row), before=before, after=facts_of(row))
+    record("tenant_credential.changed", **_about(row), before=before, after=facts_of(row))
     return row
 
 
@@ -103,7 +103,7 @@ def remove_credential(*, tenant_id: UUID, credential_id: UUID) -> None:
     """Forgets one. No request that begins after the commit's news has come (within a second) is called with it."""
     tenant_changed(tenant_id)
     row = find_own_credential(tenant_id, credential_id)
-    record("provider_credential.removed", **_about(row), before=facts_of(row))
+    record("tenant_credential.removed", **_about(row), before=facts_of(row))
     row.delete()
 
 
@@ -119,6 +119,7 @@ def begin_test(*, tenant_id: UUID, credential_id: UUID) -> ConnectionTest:
     from tenants.tasks import test_own_credential  # what it runs calls back here
 
     row = find_own_credential(tenant_id, credential_id)
+    record("tenant_credential.tested", **_about(row))
     return connection_tests.start(subject_of(row), lambda test_id: test_own_credential.delay(test_id))
 
 
@@ -149,7 +150,7 @@ def subject_of(row: TenantCredential) -> str:
 
 
 def _about(row: TenantCredential) -> dict[str, Any]:
-    return {"tenant_id": row.tenant_id, "subject": "provider_credential", "subject_id": row.id}
+    return {"tenant_id": row.tenant_id, "subject": "tenant_credential", "subject_id": row.id}
 
 
 def _apply(row: TenantCredential, facts: CredentialFacts, secret: Mapping[str, str] | None) -> None:

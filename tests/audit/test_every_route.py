@@ -26,6 +26,8 @@ MODEL = {
     "capabilities": ["dimensions", "matryoshka"],
     "cost_per_million_tokens": "0.02",
 }
+HOOK = {"name": "hook", "kind": "webhook", "targets": ["https://hooks.example.com/"]}
+OWN = {"provider": "vendor", "secret": {"api_key": SECRET}}
 CHANNEL = {"name": "on call", "targets": ["oncall@acme.test"]}
 LIMIT = {"scope": "tenant", "scope_id": "", "measure": "tokens", "period": "day", "amount": "1000"}
 
@@ -106,6 +108,16 @@ STEPS = [
     Step("acme", "put", "alert-channel-detail", "alert-channels/{channel}", "alert_channel.changed", CHANNEL),
     Step("acme", "post", "alert-channel-test", "alert-channels/{channel}/test", "alert_channel.tested"),
     Step("acme", "delete", "alert-channel-detail", "alert-channels/{channel}", "alert_channel.removed"),
+    Step("acme", "post", "alert-channel-list", "alert-channels", "alert_channel.added", HOOK, "hook"),
+    Step("acme", "post", "alert-channel-renew-secret", "alert-channels/{hook}/renew-secret",
+         "alert_channel.secret_renewed"),
+    Step("acme", "post", "provider-credential-list", "provider-credentials", "tenant_credential.added", OWN, "own"),
+    Step("acme", "patch", "provider-credential-detail", "provider-credentials/{own}", "tenant_credential.changed",
+         {"use": "last", "secret": {"api_key": OTHER_SECRET}}),
+    Step("acme", "put", "provider-credential-detail", "provider-credentials/{own}", "tenant_credential.changed",
+         {"use": "first"}),
+    Step("acme", "post", "provider-credential-test", "provider-credentials/{own}/test", "tenant_credential.tested"),
+    Step("acme", "delete", "provider-credential-detail", "provider-credentials/{own}", "tenant_credential.removed"),
     Step("acme", "post", "api-key-list", "api-keys", "api_key.minted", {"name": "k", "scopes": ["embeddings"]}, "key"),
     Step("acme", "post", "api-key-rotate", "api-keys/{key}/rotate", "api_key.rotated", {"overlap_seconds": 60}),
     Step("acme", "delete", "api-key-detail", "api-keys/{key}", "api_key.revoked"),

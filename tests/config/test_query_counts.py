@@ -15,6 +15,7 @@ from catalog.discovery_runs import begin_runs
 from catalog.services import add_price
 from catalog.upstreams import add_credential, add_provider
 from core.clock import utc_now
+from tenants import own_credentials
 from tenants.invitations import invite
 from tenants.minting import mint_key
 from tenants.models import Invitation
@@ -41,6 +42,11 @@ def world(
         row, _ = invite(tenant_id=acme.id, email=f"{n}@example.com", role="viewer", by=owner)  # type: ignore[arg-type]
         # Not all on one day: a tenant sends so many at most.
         Invitation.objects.filter(id=row.id).update(created_at=utc_now().replace(year=2020))
+
+    def brought(n: int) -> None:
+        add_provider(slug=f"known-{n}", kind="openai")
+        secret = {"api_key": "sk-of-the-tests"}
+        own_credentials.add_credential(tenant_id=acme.id, provider=f"known-{n}", secret=secret)
 
     def looked_at(n: int) -> None:
         add_provider(slug=f"listed-{n}", kind="openai", secret={"api_key": "sk-of-the-tests"})
@@ -82,6 +88,7 @@ def world(
             f"{MODELS}/providers/vendor/credentials",
             lambda n: add_credential(slug="vendor", secret={"api_key": f"sk-of-the-tests-{n}"}),
         ),
+        "OwnCredentialViews.list": (acme.api, f"{V1}/provider-credentials", brought),
         "DiscoveryRunViews.list": (operator, f"{MODELS}/discovery/runs", looked_at),
     }
 
@@ -96,6 +103,7 @@ LISTS = [
     "CatalogViews.events",
     "ProviderViews.list",
     "ProviderViews.credentials",
+    "OwnCredentialViews.list",
     "DiscoveryRunViews.list",
 ]
 

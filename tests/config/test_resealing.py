@@ -21,6 +21,8 @@ SECRET = {"api_key": "sk-acmes-own-secret-9d2e"}
 @pytest.fixture
 def rows(acme: Party, globex: Party) -> list[Any]:
     """Credentials of the platform and of two tenants, sealed by the old key."""
+    from alerts.models import AlertChannel
+    from alerts.services import add_channel
     from catalog.models import ProviderCredential
     from catalog.upstreams import add_credential, add_provider
     from tenants import own_credentials
@@ -30,7 +32,9 @@ def rows(acme: Party, globex: Party) -> list[Any]:
     add_credential(slug="vendor", secret={"api_key": "sk-of-the-platform-2"})
     for party in (acme, globex):
         own_credentials.add_credential(tenant_id=party.id, provider="vendor", secret=SECRET)
-    return [*ProviderCredential.objects.all(), *TenantCredential.objects.all()]
+    for whose in (acme.id, None):
+        add_channel(tenant_id=whose, name="hook", kind="webhook", targets=["https://hooks.example.com/"])
+    return [*ProviderCredential.objects.all(), *TenantCredential.objects.all(), *AlertChannel.objects.all()]
 
 
 def opened(row: Any, keys: str) -> dict[str, str]:
@@ -45,7 +49,7 @@ def test_every_secret_is_sealed_anew_and_opens_without_the_old_key(rows: list[An
 
     found = resealing.reseal(Sealer(f"{NEW},{OLD}"))
 
-    assert (found.done, found.broken) == (4, [])
+    assert (found.done, found.broken) == (6, [])
     assert [opened(row, NEW) for row in rows] == before
     with pytest.raises(SealBroken):
         opened(rows[0], OLD)
@@ -58,7 +62,7 @@ def test_one_that_does_not_open_is_named_and_left_and_the_others_go_on(rows: lis
 
     found = resealing.reseal(Sealer(f"{NEW},{OLD}"))
 
-    assert found.done == 3
+    assert found.done == 5
     assert [str(lost.pk) in line and "'gone'" in line for line in found.broken] == [True]
     lost.refresh_from_db()
     assert lost.sealed.startswith("gone:")
@@ -123,5 +127,5 @@ def test_the_command(rows: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: p
     call_command("rotate_encryption_key")
     call_command("rotate_encryption_key", "--check")
     said = capsys.readouterr().out
-    assert "4 secrets were sealed anew by next" in said
+    assert "6 secrets were sealed anew by next" in said
     assert "Every secret is sealed by next" in said

@@ -39,6 +39,19 @@ def rows(acme: Party, operator: APIClient, add_model: Callable[..., Any]) -> dic
         "agent": made(acme.api, "/agents", {"agent_id": "crawler"}, *names, id="agent_id"),
         "limit": made(acme.api, "/limits", limit, {"amount": "6"}, {"amount": "7"}),
         "alert-channel": made(acme.api, "/alert-channels", {"name": "a", "targets": ["a@example.com"]}, *names),
+        "webhook": made(
+            acme.api,
+            "/alert-channels",
+            {"name": "b", "kind": "webhook", "targets": ["https://hooks.example.com/"]},
+            *names,
+        ),
+        "provider-credential": made(
+            acme.api,
+            "/provider-credentials",
+            {"provider": "vendor", "secret": {"api_key": "sk-own-of-the-tests"}},
+            {"use": "first"},
+            {"use": "last"},
+        ),
         "provider": made(
             operator,
             "/embedding-models/providers",
@@ -51,7 +64,17 @@ def rows(acme: Party, operator: APIClient, add_model: Callable[..., Any]) -> dic
     }
 
 
-VIEWS = ["tenant", "tenant-model", "agent", "limit", "alert-channel", "provider", "catalog"]
+VIEWS = [
+    "tenant",
+    "tenant-model",
+    "agent",
+    "limit",
+    "alert-channel",
+    "webhook",
+    "provider-credential",
+    "provider",
+    "catalog",
+]
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -109,7 +109,7 @@ def test_what_was_done_is_written_down_without_the_secret(acme: Party, vendors: 
     acme.api.patch(one, {"use": "last", "secret": {"api_key": "sk-another-one-0123"}}, format="json")
     acme.api.delete(one)
 
-    events = AuditEvent.objects.filter(subject_kind="provider_credential").order_by("id")
+    events = AuditEvent.objects.filter(subject_kind="tenant_credential").order_by("id")
     assert [(each.tenant_id, each.action.partition(".")[2]) for each in events] == [
         (acme.id, "added"),
         (acme.id, "changed"),
