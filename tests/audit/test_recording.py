@@ -160,7 +160,7 @@ class TestAppendOnly:
         database = settings.DATABASES["default"]
         where = {"host": database["HOST"], "port": database["PORT"], "dbname": connection.settings_dict["NAME"]}
         with psycopg.connect(user=SUPERUSER, password=PASSWORD, **where) as open_one:
-            open_one.execute("CREATE ROLE lesser")
+            open_one.execute("CREATE ROLE lesser BYPASSRLS")
             open_one.execute("GRANT ALL ON audit_auditevent TO lesser")
             open_one.execute("SET ROLE lesser")
             yield open_one
