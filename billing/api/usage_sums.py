@@ -26,7 +26,7 @@ from tenants.selectors import names_by_key
 # How much time may be asked for in steps; minutes are read from the ledger itself.
 _LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=62), "day": timedelta(days=1100)}
 _MOST_ROWS = 10_000
-_PERIODS = ("hour", "day", "week", "month")
+PERIODS = ("hour", "day", "week", "month")
 
 
 class UsageQuery(StrictFields):
@@ -91,17 +91,17 @@ class UsedInStep(Sums):
     task_type = serializers.CharField(required=False, help_text="Grouped by `task`; empty: none.")
 
 
-class UsageFields(serializers.Serializer[Any]):
+class UsageSumsFields(serializers.Serializer[Any]):
     granularity = serializers.ChoiceField(STEPS)
     group_by = serializers.ChoiceField(list(GROUPS), allow_null=True)
     total = Sums()
     results = UsedInStep(many=True, help_text="In order of time, then the dearest first. Empty steps are left out.")
 
 
-UsageFields._declared_fields = {
+UsageSumsFields._declared_fields = {
     "from": serializers.DateTimeField(),
     "to": serializers.DateTimeField(),
-    **UsageFields._declared_fields,
+    **UsageSumsFields._declared_fields,
 }
 
 
@@ -115,7 +115,7 @@ class UsageView(APIView):
         description=f"One answer, no pages: more than {_MOST_ROWS:,} results are refused with what to do about it. "
         "What has just been answered is in it.",
         parameters=[UsageQuery],
-        responses=UsageFields,
+        responses=UsageSumsFields,
     )
     def get(self, request: Request) -> Response:
         query = UsageQuery(data=request.query_params.dict())
@@ -147,16 +147,16 @@ class UsageView(APIView):
             "total": _total(found),
             "results": results,
         }
-        return Response(UsageFields(body).data)
+        return Response(UsageSumsFields(body).data)
 
 
 class PeriodQuery(StrictFields):
-    period = serializers.ChoiceField(_PERIODS, default="day", help_text="The one under way, by UTC's calendar.")
+    period = serializers.ChoiceField(PERIODS, default="day", help_text="The one under way, by UTC's calendar.")
     model_id = serializers.UUIDField(required=False, help_text="The `id` of a row in the catalogue.")
 
 
 class PeriodFields(serializers.Serializer[Any]):
-    period = serializers.ChoiceField(_PERIODS)
+    period = serializers.ChoiceField(PERIODS)
     start_time = serializers.DateTimeField()
     end_time = serializers.DateTimeField(help_text="Now: what was used until then.")
     total_tokens = serializers.IntegerField()
