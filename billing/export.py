@@ -22,6 +22,7 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 
 from billing.models import UsageRow
+from tenants.walls import SWITCH, switch_to
 
 _ROWS_PER_PAGE = 2_000
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -48,7 +49,7 @@ async def _read(tenant_id: UUID, rows: QuerySet[Any, tuple[Any, ...]]) -> list[t
     settings = connection.get_connection_params()
     where = {name: settings[name] for name in ("host", "port", "dbname", "user", "password") if name in settings}
     async with await psycopg.AsyncConnection.connect(**where, connect_timeout=5) as own, own.transaction():
-        await own.execute("SELECT set_config('app.tenant', %s, true)", [str(tenant_id)])
+        await own.execute(SWITCH, switch_to(tenant_id, str(settings["dbname"])))
         return await (await own.execute(sql.encode(), words)).fetchall()
 
 

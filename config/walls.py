@@ -30,12 +30,15 @@ NONE: frozenset[str] = frozenset()
 # What a tenant may do with its own rows, where that is not everything.
 OF_TENANTS: Mapping[str, frozenset[str]] = {
     "audit_auditevent": APPEND,
+    "billing_hourlyusage": READ,
     "billing_idempotencyclaim": NONE,
+    "billing_latehour": NONE,
     "billing_providercall": READ,
     "billing_usagerow": READ,
 }
 # Tables without a tenant. What is not named here no tenant touches: secrets of providers, sessions, the timetable.
 SHARED: Mapping[str, frozenset[str]] = {
+    "billing_rolledup": READ,
     "catalog_catalogversion": READ,
     "catalog_embeddingmodel": READ,
     "catalog_price": READ,
