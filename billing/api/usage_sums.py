@@ -17,7 +17,7 @@ from billing.periods import start_of
 from billing.usage import GROUPS, STEPS, SUMS, Narrowed, Used, sum_usage
 from billing.usage_parts import floor_hour
 from catalog.rest import StrictFields
-from catalog.services import find_model
+from catalog.selectors import check_model
 from core.clock import utc_now
 from core.errors import InvalidRequest
 from tenants.authentication import tenant_of
@@ -197,7 +197,7 @@ class TenantModelUsageView(APIView):
         query.is_valid(raise_exception=True)
         period, model_id = query.validated_data["period"], query.validated_data.get("model_id")
         if model_id is not None:
-            find_model(model_id)
+            check_model(model_id)
         now = utc_now()
         start, narrowed = _start(period, now), Narrowed(model_id=model_id)
         by_model, by_agent = (
