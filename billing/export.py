@@ -49,7 +49,7 @@ async def _read(tenant_id: UUID, rows: QuerySet[Any, tuple[Any, ...]]) -> list[t
     settings = connection.get_connection_params()
     where = {name: settings[name] for name in ("host", "port", "dbname", "user", "password") if name in settings}
     async with await psycopg.AsyncConnection.connect(**where, connect_timeout=5) as own, own.transaction():
-        await own.execute(SWITCH, switch_to(tenant_id, where["dbname"]))
+        await own.execute(SWITCH, switch_to(tenant_id, str(settings["dbname"])))
         return await (await own.execute(sql.encode(), words)).fetchall()
 
 

@@ -231,6 +231,7 @@ class Limit(models.Model):
 
     class Meta:
         ordering = ("scope", "scope_id", "measure", "period")
+        indexes = [models.Index(fields=["tenant", "-created_at", "-id"], name="limit_by_tenant")]
         constraints = [
             models.UniqueConstraint(
                 fields=["tenant", "scope", "scope_id", "measure", "period", "mode", "origin"], name="limit_once"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from catalog.models import EmbeddingModel, Price, State
 from core.clock import utc_now
+from core.errors import NotFound
 
 
 def list_models(
@@ -35,6 +37,12 @@ def list_models(
     if q:
         found = found.filter(Q(name__icontains=q) | Q(identifier__icontains=q) | Q(space__slug__icontains=q))
     return found
+
+
+def check_model(model_id: UUID) -> None:
+    """Raises `NotFound` unless the catalogue has, or had, this model; reads what tenants may read."""
+    if not EmbeddingModel.objects.filter(id=model_id).exists():
+        raise NotFound(f"The catalogue has no model {model_id}.", param="model_id")
 
 
 def deprecated_models() -> list[EmbeddingModel]:

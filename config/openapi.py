@@ -105,11 +105,15 @@ def describe_errors(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     return result
 
 
+# Lists that a query parameter narrows to one row's, which may be missing.
+_NAMES_ROWS = ("/api/v1/embedding-models/providers/health", "/api/v1/tenant-models/usage")
+
+
 def _possible(path: str, method: str) -> list[str]:
     if not path.startswith("/api/v1/"):
         return []
     found = ["400", "401", "403"]
-    if "{" in path or method == "post":
+    if "{" in path or method == "post" or path in _NAMES_ROWS:
         found.append("404")
     if method != "get":
         found.append("409")

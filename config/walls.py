@@ -30,7 +30,9 @@ NONE: frozenset[str] = frozenset()
 # What a tenant may do with its own rows, where that is not everything.
 OF_TENANTS: Mapping[str, frozenset[str]] = {
     "audit_auditevent": APPEND,
+    "billing_hourlyusage": READ,
     "billing_idempotencyclaim": NONE,
+    "billing_latehour": NONE,
     "billing_providercall": READ,
     "billing_hourlyusage": READ,
     "billing_latehour": NONE,

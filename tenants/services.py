@@ -115,8 +115,12 @@ def configure_model(*, tenant_id: UUID, model_id: UUID, **wishes: Unpack[ModelWi
     """Takes a model of the catalogue into use. A tenant's first one becomes its default unless it says otherwise."""
     tenant_changed(tenant_id)
     # Held, so that the operator cannot remove it between this look and our commit.
-    if not EmbeddingModel.objects.select_for_update(no_key=True).filter(id=model_id).exclude(state=State.REMOVED):
+    model = EmbeddingModel.objects.select_for_update(no_key=True).filter(id=model_id).first()
+    if model is None or model.state == State.REMOVED:
         raise NotFound(f"The catalogue has no model {model_id}.", param="model_id")
+    if model.state in (State.DRAFT, State.TESTING):
+        said = f"{model.name} is not usable yet (state {model.state}); take it into use once it is available."
+        raise Conflict(said, param="model_id")
     others = TenantModel.objects.filter(tenant_id=tenant_id)
     if others.filter(model_id=model_id).exists():
         raise AlreadyExists("This model is configured already; PATCH that configuration.", param="model_id")

@@ -17,7 +17,7 @@ from billing.periods import start_of
 from billing.usage import GROUPS, STEPS, SUMS, Narrowed, Used, sum_usage
 from billing.usage_parts import floor_hour
 from catalog.rest import StrictFields
-from catalog.services import find_model
+from catalog.selectors import check_model
 from core.clock import utc_now
 from core.errors import InvalidRequest
 from tenants.authentication import tenant_of
@@ -27,7 +27,7 @@ from tenants.walls import as_platform
 # How much time may be asked for in steps; minutes are read from the ledger itself.
 _LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=62), "day": timedelta(days=1100)}
 _MOST_ROWS = 10_000
-_PERIODS = ("hour", "day", "week", "month")
+PERIODS = ("hour", "day", "week", "month")
 
 
 class UsageQuery(StrictFields):
@@ -92,17 +92,17 @@ class UsedInStep(Sums):
     task_type = serializers.CharField(required=False, help_text="Grouped by `task`; empty: none.")
 
 
-class UsageFields(serializers.Serializer[Any]):
+class UsageSumsFields(serializers.Serializer[Any]):
     granularity = serializers.ChoiceField(STEPS)
     group_by = serializers.ChoiceField(list(GROUPS), allow_null=True)
     total = Sums()
     results = UsedInStep(many=True, help_text="In order of time, then the dearest first. Empty steps are left out.")
 
 
-UsageFields._declared_fields = {
+UsageSumsFields._declared_fields = {
     "from": serializers.DateTimeField(),
     "to": serializers.DateTimeField(),
-    **UsageFields._declared_fields,
+    **UsageSumsFields._declared_fields,
 }
 
 
@@ -116,7 +116,7 @@ class UsageView(APIView):
         description=f"One answer, no pages: more than {_MOST_ROWS:,} results are refused with what to do about it. "
         "What has just been answered is in it.",
         parameters=[UsageQuery],
-        responses=UsageFields,
+        responses=UsageSumsFields,
     )
     def get(self, request: Request) -> Response:
         query = UsageQuery(data=request.query_params.dict())
@@ -148,16 +148,16 @@ class UsageView(APIView):
             "total": _total(found),
             "results": results,
         }
-        return Response(UsageFields(body).data)
+        return Response(UsageSumsFields(body).data)
 
 
 class PeriodQuery(StrictFields):
-    period = serializers.ChoiceField(_PERIODS, default="day", help_text="The one under way, by UTC's calendar.")
+    period = serializers.ChoiceField(PERIODS, default="day", help_text="The one under way, by UTC's calendar.")
     model_id = serializers.UUIDField(required=False, help_text="The `id` of a row in the catalogue.")
 
 
 class PeriodFields(serializers.Serializer[Any]):
-    period = serializers.ChoiceField(_PERIODS)
+    period = serializers.ChoiceField(PERIODS)
     start_time = serializers.DateTimeField()
     end_time = serializers.DateTimeField(help_text="Now: what was used until then.")
     total_tokens = serializers.IntegerField()
@@ -198,8 +198,7 @@ class TenantModelUsageView(APIView):
         query.is_valid(raise_exception=True)
         period, model_id = query.validated_data["period"], query.validated_data.get("model_id")
         if model_id is not None:
-            with as_platform():  # looks at credentials, too
-                find_model(model_id)
+            check_model(model_id)
         now = utc_now()
         start, narrowed = _start(period, now), Narrowed(model_id=model_id)
         by_model, by_agent = (

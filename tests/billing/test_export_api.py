@@ -96,11 +96,10 @@ def test_mallory_exports_nothing_of_acmes(acme: Party) -> None:
     assert exported(mallory, request_id=str(request_id)) == []
 
 
-def test_the_tenant_is_set_where_the_rows_are_read(acme: Party, globex: Party, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the code's own filter gone the database still gives the tenant's rows alone."""
+def test_the_database_itself_keeps_others_rows_out_of_a_stream(acme: Party, monkeypatch: pytest.MonkeyPatch) -> None:
     use(acme)
-    use(globex, model="theirs")
-    monkeypatch.setattr("billing.selectors.usage_rows", lambda _: UsageRow.objects.all())
+    use(make_party("mallory"), model="hers")
+    monkeypatch.setattr("billing.selectors.usage_rows", lambda tenant_id: UsageRow.objects.all())
     assert [row["model"] for row in exported(acme)] == ["small"]
 
 

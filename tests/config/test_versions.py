@@ -29,6 +29,7 @@ def rows(acme: Party, operator: APIClient, add_model: Callable[..., Any]) -> dic
         assert answer.status_code == 201, answer.json()
         return api, answer, f"{V1}{url}/{answer.json()[id]}", (one, two)
 
+    amounts = ({"amount": "6"}, {"amount": "7"})
     names = ({"name": "one"}, {"name": "two"})
     limit = {"scope": "tenant", "measure": "tokens", "period": "day", "amount": "5"}
     return {
@@ -37,7 +38,10 @@ def rows(acme: Party, operator: APIClient, add_model: Callable[..., Any]) -> dic
             acme.api, "/tenant-models", {"model_id": str(model.id)}, {"priority": 1}, {"daily_token_limit": 7}
         ),
         "agent": made(acme.api, "/agents", {"agent_id": "crawler"}, *names, id="agent_id"),
-        "limit": made(acme.api, "/limits", limit, {"amount": "6"}, {"amount": "7"}),
+        "limit": made(acme.api, "/limits", limit, *amounts),
+        "budget": made(
+            acme.api, "/budgets", {"scope": "agent", "scope_id": "a", "period": "day", "amount": "5"}, *amounts
+        ),
         "alert-channel": made(acme.api, "/alert-channels", {"name": "a", "targets": ["a@example.com"]}, *names),
         "webhook": made(
             acme.api,
@@ -69,6 +73,7 @@ VIEWS = [
     "tenant-model",
     "agent",
     "limit",
+    "budget",
     "alert-channel",
     "webhook",
     "provider-credential",
