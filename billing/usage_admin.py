@@ -26,11 +26,11 @@ from unfold.decorators import display
 from billing.adjustments import ADJUSTMENT
 from billing.models import ProviderCall, UsageRow
 from billing.selectors import at_request, find_usage
-from catalog.admin_base import HouseAdmin, is_operator
+from catalog.admin_base import is_operator
 from catalog.admin_looks import code, money, short, table, when
 from core.clock import utc_now
-from tenants.admin_scope import TenantScoped
-from tenants.models import ApiKey, Tenant
+from tenants.admin_scope import ScopedById
+from tenants.models import ApiKey
 
 PAGES = 100
 _PATIENCE_MS = 4_000
@@ -79,18 +79,7 @@ class Outcome(DropdownFilter):
         return {"ok": queryset.filter(is_ok), "failed": queryset.exclude(is_ok)}.get(self.value() or "", queryset)
 
 
-class OfTenant(DropdownFilter):
-    title = "tenant"
-    parameter_name = "tenant"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(str(key), name) for key, name in Tenant.objects.order_by("name").values_list("id", "name")[:200]]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(tenant_id=_id(self.value() or "")) if self.value() else queryset
-
-
-class LedgerAdmin(TenantScoped[Any]):
+class LedgerAdmin(ScopedById[Any]):
     """What both tables are shown like."""
 
     paginator = InfinitePaginator
@@ -100,29 +89,8 @@ class LedgerAdmin(TenantScoped[Any]):
     search_fields = ("id",)  # makes the field appear; what is searched is below
     search_help_text = "Id of a request"
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        tenant = Tenant.objects.filter(id=OuterRef("tenant_id"))
-        return super().get_queryset(request).annotate(tenant_name=Subquery(tenant.values("name")[:1]))
-
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return ("-id",)  # begins with the time, and has an index
-
-    def get_list_filter(self, request: HttpRequest) -> Any:
-        return (*self.list_filter, OfTenant) if is_operator(request) else self.list_filter
-
-    def get_list_display(self, request: HttpRequest) -> Any:
-        shown = HouseAdmin.get_list_display(self, request)
-        return (shown[0], "tenant", *shown[1:]) if is_operator(request) else shown
-
-    def get_list_select_related(self, request: HttpRequest) -> Any:
-        return False
-
-    def owner(self, request: HttpRequest, row: Any = None) -> Tenant | None:
-        return None
-
-    @admin.display(description="tenant")
-    def tenant(self, row: Any) -> str:
-        return row.tenant_name or str(row.tenant_id)
 
     @admin.display(description="at")
     def at(self, row: Any) -> str:

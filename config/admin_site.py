@@ -23,10 +23,11 @@ from unfold.sites import UnfoldAdminSite
 
 from core.errors import NotFound
 from tenants import services
-from tenants.current import current_tenant, memberships, switch
+from tenants.current import current_tenant, may_read_log, memberships, switch
 from tenants.models import Tenant, User
 from tenants.walls import act_for
 
+_LOG = "audit_auditevent"  # the only rows of a tenant that not all of its people see
 # Title, icon, app and model. A group without a link that this person may follow is left out.
 _MEMBERS = (
     ("Models", (("Models", "hub", "tenants_tenantmodel"), ("Catalogue", "menu_book", "catalog_embeddingmodel"))),
@@ -53,6 +54,7 @@ _MEMBERS = (
             ("Agents", "smart_toy", "tenants_agent"),
             ("Members", "group", "tenants_membership"),
             ("Invitations", "mail", "tenants_invitation"),
+            ("Audit log", "policy", _LOG),
         ),
     ),
 )
@@ -101,6 +103,7 @@ _OPERATORS = (
             ("Accounts", "person", "tenants_user"),
             ("Memberships", "group", "tenants_membership"),
             ("Invitations", "mail", "tenants_invitation"),
+            ("Audit log", "policy", _LOG),
         ),
     ),
     (
@@ -121,7 +124,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     first = {"title": "Dashboard", "icon": "dashboard", "link": index, "active": request.path == index}
     groups: list[dict[str, Any]] = [{"items": [first]}]
     for title, entries in _OPERATORS if tenant is None else _MEMBERS:
-        links = [(words, icon, f"admin:{model}_changelist") for words, icon, model in entries]
+        shown = [entry for entry in entries if entry[2] != _LOG or may_read_log(request)]
+        links = [(words, icon, f"admin:{model}_changelist") for words, icon, model in shown]
         items = [{"title": words, "icon": icon, "link": reverse(route)} for words, icon, route in links]
         groups.append({"title": title, "separator": True, "items": items})
     if tenant is not None:

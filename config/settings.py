@@ -118,7 +118,7 @@ CHANNEL_LAYERS = {
 }
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 # Not `cached_db`: a session that was ended while Redis was gone would live on in it, and signing in would need it.
-SESSION_ENGINE = "django.contrib.sessions.backends.db"
+SESSION_ENGINE = "tenants.sessions"
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 if QUIVER.public_url.startswith("https://"):

@@ -21,6 +21,7 @@ from embeddings.api import AgentModels, SelectModel
 from embeddings.breaker_api import HoldBreakers, ProvidersHealth
 from embeddings.erasure_api import EraseTenant, ExportTenant
 from tenants.api import ApiKeyViews, TenantViews
+from tenants.audit_api import EventViews, ExportEvents
 from tenants.credential_api import OwnCredentialViews
 from tenants.people import AskReset, InvitationPage, NewPasswordSet, ResetAsked, SetNewPassword
 from tenants.people_api import InvitationViews, MemberViews, OwnTenantView
@@ -40,6 +41,7 @@ router.register("limits", LimitViews, basename="limit")
 router.register("budgets", BudgetViews, basename="budget")
 router.register("alerts", AlertViews, basename="alert")
 router.register("alert-channels", ChannelViews, basename="alert-channel")
+router.register("audit-events", EventViews, basename="audit-event")
 router.register("usage/records", UsageViews, basename="usage-record")
 
 urlpatterns = [
@@ -50,6 +52,7 @@ urlpatterns = [
     path("admin/reset/done/", NewPasswordSet.as_view(), name="password_reset_complete"),
     path("invitations/<str:token>", InvitationPage.as_view(), name="invitation"),
     path("admin/", admin.site.urls),
+    path("api/v1/audit-events/export", ExportEvents.as_view(), name="audit-export"),
     path("api/v1/tenants/<uuid:pk>/export", ExportTenant.as_view(), name="export-tenant"),
     path("api/v1/tenants/<uuid:pk>/erase", EraseTenant.as_view(), name="erase-tenant"),
     path("api/v1/tenant", OwnTenantView.as_view({"get": "retrieve", "patch": "partial_update"}), name="own-tenant"),

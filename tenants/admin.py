@@ -21,13 +21,13 @@ from unfold.widgets import (
 
 from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, is_operator
 from catalog.admin_looks import TONES, when
-from tenants import credential_admin, key_admin, people_admin, services
+from tenants import audit_admin, credential_admin, key_admin, people_admin, services
 from tenants import settings as tenant_settings
 from tenants.current import current_tenant, has_power
 from tenants.models import Tenant
 from tenants.roles import Power
 
-__all__ = ["TenantAdmin", "credential_admin", "key_admin", "people_admin"]
+__all__ = ["TenantAdmin", "audit_admin", "credential_admin", "key_admin", "people_admin"]
 
 
 SETTINGS = ("unpriced_allowed", "cache_enabled", "cache_ttl_s", "cache_hit_cost_per_million_tokens", "thresholds")

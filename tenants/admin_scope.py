@@ -11,13 +11,14 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from django import forms
+from django.contrib import admin
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilter
 
 from catalog.admin_base import Dialog, HouseAdmin, is_operator
 from tenants.current import current_tenant, has_power
@@ -26,6 +27,20 @@ from tenants.roles import Power
 
 Row = TypeVar("Row", bound=models.Model)
 PLATFORM = "platform"  # in the address of an "add" page: for no tenant
+
+
+class OfTenant(DropdownFilter):
+    title = "tenant"
+    parameter_name = "tenant"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(key), name) for key, name in Tenant.objects.order_by("name").values_list("id", "name")[:200]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        try:
+            return queryset.filter(tenant_id=UUID(self.value())) if self.value() else queryset
+        except ValueError:
+            return queryset.none()
 
 
 class TenantScoped(HouseAdmin[Row]):
@@ -133,3 +148,29 @@ class TenantScoped(HouseAdmin[Row]):
             "other_way": ("For the platform itself", f"?tenant={PLATFORM}") if self.is_platforms_too else None,
         }
         return TemplateResponse(request, "admin/dialog.html", context)
+
+
+class ScopedById(TenantScoped[Row]):
+    """The same for rows that outlive what they are about, and so name their tenant by its id alone. Only shown."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Row]:
+        tenant = Tenant.objects.filter(id=OuterRef("tenant_id"))
+        rows: Any = super().get_queryset(request).annotate(tenant_name=Subquery(tenant.values("name")[:1]))
+        return rows
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        return (*self.list_filter, OfTenant) if is_operator(request) else self.list_filter
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        shown = HouseAdmin.get_list_display(self, request)
+        return (shown[0], "tenant", *shown[1:]) if is_operator(request) else shown
+
+    def get_list_select_related(self, request: HttpRequest) -> Any:
+        return False
+
+    def owner(self, request: HttpRequest, row: Any = None) -> Tenant | None:
+        return None
+
+    @admin.display(description="tenant")
+    def tenant(self, row: Any) -> str:
+        return row.tenant_name or str(row.tenant_id or "the platform")

@@ -54,6 +54,14 @@ def has_power(request: HttpRequest, power: Power) -> bool:
     return membership is not None and not membership.tenant.is_suspended and may(membership.role, power)
 
 
+def may_read_log(request: HttpRequest) -> bool:
+    """Operators, owners and admins; also of a suspended tenant: reading changes nothing."""
+    if getattr(request.user, "is_superuser", False):
+        return bool(request.user.is_active)
+    membership = current_membership(request)
+    return membership is not None and may(membership.role, Power.AUDIT)
+
+
 def switch(request: HttpRequest, tenant_id: UUID) -> Tenant:
     """Chooses another of the person's tenants for the rest of the session; `NotFound` for one that is not theirs."""
     for each in memberships(request):

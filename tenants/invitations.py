@@ -61,7 +61,7 @@ def invite(*, tenant_id: UUID, email: str, role: Role, by: Actor) -> tuple[Invit
     )
     record("invitation.made", tenant_id=tenant_id, subject="invitation", subject_id=row.id, after=facts_of(row))
     if mail.is_set_up():
-        tasks.after_commit(tasks.send_invitation, str(row.id), token)
+        tasks.after_commit(tasks.send_invitation, str(row.id), mail.sealed_token(row, token))
     return row, token
 
 

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 
+from catalog.loading import sealer
 from tenants.links import invitation_link, reset_link
 from tenants.models import Invitation, User
 
@@ -27,6 +28,16 @@ def send_invitation(row: Invitation, token: str) -> None:
     by = row.invited_by
     sender = (by.name or by.email) if by else row.tenant.name
     send([row.email], "people/mail_invitation.txt", invitation=row, sender=sender, link=invitation_link(token))
+
+
+def sealed_token(row: Invitation, token: str) -> str:
+    """An invitation's token as it may wait in a broker until it is mailed."""
+    return sealer().seal({"token": token}, tenant=str(row.tenant_id), table="invitation", row=str(row.id))
+
+
+def open_token(row: Invitation, sealed: str) -> str:
+    """The same back."""
+    return sealer().open(sealed, tenant=str(row.tenant_id), table="invitation", row=str(row.id))["token"]
 
 
 def send_password_reset(user: User) -> None:

@@ -14,7 +14,7 @@ from tenants.scopes import TENANT_SCOPES, Scope
 
 
 class Power(StrEnum):
-    """Everybody in a tenant reads all of it; these are for changing."""
+    """Everybody in a tenant reads all of it but its audit log; the others are for changing."""
 
     MODELS = "models"  # which models the tenant uses, and how
     KEYS = "keys"
@@ -23,6 +23,7 @@ class Power(StrEnum):
     SETTINGS = "settings"  # the tenant's name and what it set for itself
     PEOPLE = "people"  # members below owner
     OWNERS = "owners"
+    AUDIT = "audit"  # reading who did what
 
 
 POWERS: Mapping[str, frozenset[Power]] = MappingProxyType(

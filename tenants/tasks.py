@@ -26,12 +26,12 @@ _TRIES: dict[str, Any] = {
 
 
 @shared_task(**_TRIES)
-def send_invitation(invitation_id: str, token: str) -> None:
-    """Mails the link, unless it has ended meanwhile."""
+def send_invitation(invitation_id: str, sealed_token: str) -> None:
+    """Mails the link, unless it has ended meanwhile. The token is sealed: whoever reads the broker joins nobody."""
     found = Invitation.objects.select_related("tenant", "invited_by")
     row = found.filter(id=invitation_id, accepted_at=None, revoked_at=None).first()
     if row is not None:
-        mail.send_invitation(row, token)
+        mail.send_invitation(row, mail.open_token(row, sealed_token))
 
 
 @shared_task(**_TRIES)

@@ -15,6 +15,7 @@ from tests.conftest import Party
 
 # Addresses at which everybody may do something of their own.
 OF_EVERYBODY = ("/admin/logout/", "/admin/switch/", "/admin/password_change/", "/admin/login/", "/admin/jsi18n/")
+OF_TENANTS = ("tenants.", "billing.", "audit.")
 OF_POSTS = ("/admin/logout/", "/admin/switch/")
 
 
@@ -43,7 +44,7 @@ def world(acme: Party, globex: Party, add_model: Callable[..., Any]) -> World:
     furnish(acme, model)
     furnish(globex, model)
     own, others = keys_of_rows(acme)
-    ids = [each for label, found in others.items() if label.startswith(("tenants.", "billing.")) for each in found]
+    ids = [each for label, found in others.items() if label.startswith(OF_TENANTS) for each in found]
     secrets = tuple(each for each in ids if len(each) == 36)
     return World(own, others, ("globex", "concealed", *secrets))
 
@@ -101,7 +102,7 @@ def test_a_member_finds_nothing_of_others_and_changes_nothing_by_looking(world: 
 @pytest.mark.slow
 def test_rows_of_others_are_not_found(world: World) -> None:
     client = as_role("owner")
-    owned = {label: ids for label, ids in world.others.items() if label.startswith(("tenants.", "billing."))}
+    owned = {label: ids for label, ids in world.others.items() if label.startswith(OF_TENANTS)}
     statuses = {url: client.get(url, follow=True).status_code for url in set(addresses(owned)) - set(addresses({}))}
     assert len(statuses) > 50
     assert {url: status for url, status in statuses.items() if status not in (403, 404)} == {}

@@ -123,7 +123,7 @@ def keys_of_rows(acme: Party) -> tuple[dict[str, list[str]], dict[str, list[str]
     own: dict[str, list[str]] = {}
     others: dict[str, list[str]] = {}
     for model in apps.get_models():
-        if model._meta.app_label not in ("tenants", "billing", "catalog", "django_celery_beat"):
+        if model._meta.app_label not in ("tenants", "billing", "catalog", "audit", "django_celery_beat"):
             continue
         for row in model._default_manager.all():
             is_own = getattr(row, "tenant_id", None) == acme.id or row.pk == acme.id
