@@ -36,6 +36,7 @@ from tenants.agents import record_presence
 log = logging.getLogger(__name__)
 
 _BEAT_S = 1.0
+_STOPPING = "this process is stopping; connect again"
 
 
 class Sockets:
@@ -223,13 +224,13 @@ class Sockets:
     async def drain(self, grace_s: float) -> None:
         """Takes no more requests; closes each socket with 1012 once it has its answers, the rest after the grace."""
         self.is_draining = True
-        deadline = time.monotonic() + grace_s
-        while self._all and time.monotonic() < deadline:
-            for connection in [each for each in self._all if not (each.in_flight or each.is_closing)]:
-                connection.close(RESTART, "this process is stopping; connect again")
+        deadline, ours = time.monotonic() + grace_s, set(self._all)  # who comes from now on is sent away at once
+        while (ours := ours & self._all) and time.monotonic() < deadline:
+            for connection in [each for each in ours if not each.in_flight]:
+                connection.close(RESTART, _STOPPING)
             await asyncio.sleep(0.02)
         for connection in list(self._all):
-            connection.close(RESTART, "this process is stopping; connect again")
+            connection.close(RESTART, _STOPPING)
         if self._all:
             await asyncio.sleep(0.1)  # for the close frames to leave
 
