@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("hotpath", "adapters", "sockets")
+NAMES = ("hotpath", "adapters", "limits", "sockets")
 
 
 def main() -> None:

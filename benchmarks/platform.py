@@ -32,7 +32,9 @@ class Platform:
     base_url: str
     key: str  # of a tenant without limits
     limited_key: str  # of one with five
-    slow_upstream: str  # the stand-in that takes 20 ms
+    upstream: str  # the stand-in that answers at once
+    slow_upstream: str  # the one that takes 20 ms
+    database_url: str
     worker: int  # process id of the one web worker
     floor_url: str
     floor: int
@@ -67,9 +69,18 @@ def platform(directory: Path) -> Iterator[Platform]:
         base_url, floor_url = f"http://127.0.0.1:{web_port}", f"http://127.0.0.1:{floor_port}"
         _wait_for(f"{base_url}/readyz")
         _wait_for(f"{floor_url}/")
-        slow = f"http://127.0.0.1:{slow_port}"
         key, limited_key = keys
-        yield Platform(base_url, key, limited_key, slow, _only_child(web.pid), floor_url, floor.pid)
+        yield Platform(
+            base_url=base_url,
+            key=key,
+            limited_key=limited_key,
+            upstream=f"http://127.0.0.1:{upstream_port}",
+            slow_upstream=f"http://127.0.0.1:{slow_port}",
+            database_url=environment["DATABASE_URL"],
+            worker=_only_child(web.pid),
+            floor_url=floor_url,
+            floor=floor.pid,
+        )
 
 
 def _stores(directory: Path, stack: ExitStack) -> dict[str, str]:

@@ -43,6 +43,7 @@ class Plan:
     __slots__ = (
         "ends",
         "fields",
+        "hard",
         "has_hard_calendar",
         "is_pooled",
         "key",
@@ -69,6 +70,12 @@ class Plan:
         self.is_pooled = not all(each.is_rate for each in self.limits)
         self.has_hard_calendar = any(each.is_hard and not each.is_rate for each in self.limits)
         self.soft = [index for index, each in enumerate(self.limits) if not each.is_hard]
+        # By measure, the hard ones: which, how much, and when it ends (None: a rate).
+        self.hard: dict[str, list[tuple[int, int, float | None]]] = {}
+        for index, (each, end) in enumerate(zip(self.limits, self.ends, strict=True)):
+            if each.is_hard:
+                ends_s = None if each.is_rate else end.timestamp()
+                self.hard.setdefault(each.measure, []).append((index, each.amount, ends_s))
         flat: list[object] = []
         for each, field in zip(self.limits, self.fields, strict=True):
             flat += [

@@ -86,7 +86,11 @@ class Limits:
         """Reserves on every limit or on none. `replacing` is given up in the same step where both are in Redis; when
         this raises `Refused` (a hard limit) or `LimitsUnavailable`, releasing it remains to be done."""
         try:
-            hold = await self._hold(ask, replacing)
+            plan = self._plan(ask)
+            if not plan.limits and replacing is None and self._pipe.is_up:
+                hold = self._announce(plan, ask)
+            else:
+                hold = await self._hold(plan, ask, replacing)
         except Refused:
             self._counts["refused"] += 1
             raise
@@ -162,18 +166,33 @@ class Limits:
     def statistics(self) -> dict[str, int]:
         return {**self._counts, "active": self._active, "refills": self._refills.count, "plans": len(self._plans)}
 
-    async def _hold(self, ask: HoldAsk, replacing: Hold | None) -> Hold:
-        plan = self._plan(ask)
+    def _announce(self, plan: Plan, ask: HoldAsk) -> Hold:
+        """The hold of a request that nothing limits: nobody can refuse it, so nobody waits for it. It leaves before the
+        provider is called, and what became of a worker that dies is found by it."""
+        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
+        hold.head = self._head(ask, "")
+        self._pipe.call(*self._words(plan, ask, "", hold.head, 0)).add_done_callback(self._announced)
+        return hold
+
+    def _announced(self, reply: asyncio.Future[Any]) -> None:
+        error = None if reply.cancelled() else reply.exception()
+        if isinstance(error, hiredis.ReplyError):
+            self._note_refusal(error)
+
+    async def _hold(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         if self._pipe.is_up:
             try:
                 return await self._hold_in_redis(plan, ask, replacing)
             except RedisAway:
                 pass  # the pipe has told; PostgreSQL decides below
             except hiredis.ReplyError as error:
-                log.warning("limits: Redis refuses: %s", str(error)[:100])
-                for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():
-                    self._pipe.tell(b"SCRIPT", b"LOAD", script.source)
+                self._note_refusal(error)
         return await self._hold_direct(plan, ask, replacing)
+
+    def _note_refusal(self, error: hiredis.ReplyError) -> None:
+        log.warning("limits: Redis refuses: %s", str(error)[:100])
+        for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():
+            self._pipe.tell(b"SCRIPT", b"LOAD", script.source)
 
     async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
         if replacing is not None and replacing.is_direct:
@@ -209,27 +228,33 @@ class Limits:
     ) -> tuple[Hold | None, list[Any]]:
         """One step in Redis: the hold, or why not."""
         epoch = pool[1] if pool is not None else ""
-        model = self._texts.get(ask.model_id) or self._text(ask.model_id)
-        self._number += 1  # a hold that came through unnoticed, and its repetition, are two
-        head = head_of(ask.request_id, model, epoch, ask.tokens, ask.nano, self._number)
-        words: tuple[Word, ...] = (
-            *(b"EVALSHA", HOLD.sha, 2, plan.key, plan.zkey, epoch, self._lease_ms, plan.written, head),
-            *(ask.tokens, ask.nano, force, self._bucket_ms),
-        )
+        head = self._head(ask, epoch)
+        words = self._words(plan, ask, epoch, head, force)
         if replacing is not None and replacing.is_open and replacing.head:
             old = replacing
             words += (old.epoch, old.plan.written, old.head, old.tokens, old.nano, old.held_ms)
         reply = await self._pipe.call(*words)
         if type(reply) is not bytes:
             return None, reply
-        held_ms, *left = plan.unpack(reply)
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, left=tuple(left))
-        hold.epoch, hold.head, hold.held_ms = epoch, head, held_ms
+        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, told=reply)
+        hold.epoch, hold.head = epoch, head
         hold.pool = pool[2] if pool is not None else None
         if replacing is not None and replacing.is_open and replacing.head:
             replacing.is_open = False
             self._active -= 1
         return hold, []
+
+    def _head(self, ask: HoldAsk, epoch: str) -> str:
+        """What names a hold: one that came through unnoticed, and its repetition, are two."""
+        self._number += 1
+        model = self._texts.get(ask.model_id) or self._text(ask.model_id)
+        return head_of(ask.request_id, model, epoch, ask.tokens, ask.nano, self._number)
+
+    def _words(self, plan: Plan, ask: HoldAsk, epoch: str, head: str, force: int) -> tuple[Word, ...]:
+        return (
+            *(b"EVALSHA", HOLD.sha, 2, plan.key, plan.zkey, epoch, self._lease_ms, plan.written, head),
+            *(ask.tokens, ask.nano, force, self._bucket_ms),
+        )
 
     async def _draw(self, plan: Plan, ask: HoldAsk, reply: list[Any], told: dict[bytes, Granted]) -> Plan:
         """Draws for what is short. Raises `Refused` where PostgreSQL said already that it is not there."""
@@ -276,7 +301,7 @@ class Limits:
             if plan.has_hard_calendar:
                 raise self._unavailable() from error
             return hold
-        left = []
+        left: list[float] = []
         for index, terms in enumerate(plan.limits):
             found = granted.get((terms.limit_id, plan.starts[index]))
             taken = found.base + found.total if found is not None else 0

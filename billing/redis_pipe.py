@@ -85,11 +85,9 @@ class _Wire(asyncio.Protocol):
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not _Nothing:
             waiter, _ = self.waiting.popleft()
-            if waiter is None:
-                continue
-            if type(waiter) is _Told:
+            if isinstance(waiter, _Told):
                 waiter.answered(is_refusal=isinstance(reply, hiredis.ReplyError))
-            elif not waiter.done():
+            elif waiter is not None and not waiter.done():
                 if isinstance(reply, hiredis.ReplyError):
                     waiter.set_exception(reply)
                 else:
@@ -98,7 +96,7 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         waiting, self.waiting = self.waiting, deque()
         for waiter, _ in waiting:
-            if type(waiter) is _Told:
+            if isinstance(waiter, _Told):
                 waiter.answered(is_refusal=True)
         _give_up(waiting, "the connection broke")
         if not self.lost.done():

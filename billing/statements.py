@@ -1,7 +1,7 @@
 """Statements that one connection runs again and again, without what psycopg does around each of them.
 
 Most of what `execute` costs is cursors, and a socket that is watched anew for each statement. Here the socket is
-watched as long as the connection lives, and a statement is prepared once. Opening, signing in and closing are
+watched as long as the connection lives, and a statement is prepared once. Opening, signing in and closing stay
 psycopg's.
 
 Failure: raises psycopg's errors, as `execute` does; after an `OperationalError` the connection is of no more use.

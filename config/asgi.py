@@ -22,6 +22,7 @@ from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.db import DatabaseError, connection  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
+from core.collector import calm_collector  # noqa: E402
 from core.metrics import exposition  # noqa: E402
 from embeddings.consumers import SOCKETS, AgentConsumer, UnknownPath  # noqa: E402
 from embeddings.pacing import SocketBounds  # noqa: E402
@@ -97,6 +98,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await receive()
     _runtime = Runtime(bounds_from_settings())
     await _runtime.start()
+    calm_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await _runtime.stop()

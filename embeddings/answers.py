@@ -54,7 +54,7 @@ def _base64(flat: Vectors) -> Iterable[bytes | memoryview]:
     size = 4 * flat.shape[1]
     if size % 3:
         return map(pybase64.b64encode, flat)
-    text, size = memoryview(pybase64.b64encode(flat)), size // 3 * 4
+    text, size = memoryview(pybase64.b64encode(flat.data)), size // 3 * 4
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 

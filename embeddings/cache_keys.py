@@ -72,7 +72,7 @@ class KeyRing:
     def __init__(self, encryption_keys: str) -> None:
         """`encryption_keys` as in `QUIVER_ENCRYPTION_KEYS`; the first one counts."""
         self._master = next(iter(parse_keys(encryption_keys).values()))
-        self._prepared: dict[tuple[UUID, str, int, int, str | None, bool], ItemKeys] = {}
+        self._prepared: dict[tuple[int, str, int, int, str | None, bool], ItemKeys] = {}
 
     def prefix(self, tenant_id: UUID) -> bytes:
         """How all names of a tenant begin."""
@@ -88,7 +88,7 @@ class KeyRing:
         input_type: str | None = None,
         may_be_cut: bool = False,
     ) -> ItemKeys:
-        place = (tenant_id, space, epoch, dimensions, input_type, may_be_cut)
+        place = (tenant_id.int, space, epoch, dimensions, input_type, may_be_cut)
         found = self._prepared.get(place)
         if found is None:
             while len(self._prepared) >= _MOST_PREPARED:

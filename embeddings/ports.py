@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -50,7 +50,7 @@ class Dispatch(Protocol):
         items: Items,
         counts: Sequence[int],
         *,
-        tenant: UUID,
+        tenant: Hashable,
         deadline: float,
         partial: bool = False,
         when_gone: Callable[[Part], None] | None = None,

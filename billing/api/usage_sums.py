@@ -22,7 +22,6 @@ from core.clock import utc_now
 from core.errors import InvalidRequest
 from tenants.authentication import tenant_of
 from tenants.selectors import names_by_key
-from tenants.walls import as_platform
 
 # How much time may be asked for in steps; minutes are read from the ledger itself.
 _LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=62), "day": timedelta(days=1100)}

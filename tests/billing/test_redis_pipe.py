@@ -57,6 +57,42 @@ async def test_a_refusal_reaches_its_caller_alone(pipe):
     assert await right == b"PONG"
 
 
+async def test_what_nobody_waits_for_leaves_with_the_next_call_in_its_order(pipe):
+    pipe.tell("SET", "told", 1)
+    assert await pipe.call("INCR", "told") == 2
+
+
+async def test_what_nobody_waits_for_leaves_without_another_call(pipe):
+    async with asyncio.timeout(10):
+        assert await pipe.tell_all([("SET", "alone", 1), ("NO-SUCH-COMMAND",), ("INCR", "alone")]) == 1  # refused
+    assert await pipe.call("GET", "alone") == b"2"
+
+
+async def test_what_nobody_waits_for_has_left_when_the_pipe_is_closed(pipe, valkey):
+    other = RedisPipe(valkey[0].url(0))
+    other.start()
+    await up(other)
+    other.tell("SET", "last", 1)
+    await other.close()
+    async with asyncio.timeout(10):
+        while await pipe.call("GET", "last") is None:
+            await asyncio.sleep(0.01)
+
+
+async def test_all_of_what_is_told_to_nobody_has_failed():
+    assert await RedisPipe(f"redis://127.0.0.1:{free_port()}/0").tell_all([("PING",), ("PING",)]) == 2
+
+
+async def test_what_was_told_to_a_server_that_dies_has_failed(pipe, valkey):
+    os.kill(valkey[1].pid, signal.SIGSTOP)
+    told = pipe.tell_all([("INCR", "x"), ("INCR", "x")])
+    await asyncio.sleep(0)
+    pipe._wire.close()
+    os.kill(valkey[1].pid, signal.SIGCONT)
+    async with asyncio.timeout(10):
+        assert await told == 2
+
+
 async def test_a_silent_server_is_away_until_it_speaks_again(pipe, valkey):
     os.kill(valkey[1].pid, signal.SIGSTOP)
     with pytest.raises(RedisAway):

@@ -1,0 +1,88 @@
+"""Statements on a psycopg connection, on a PostgreSQL of their own: what comes through, and how they fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from billing.statements import Statements
+from config.up.ports import free_port
+from config.up.postgres import THROWAWAY, EmbeddedPostgres
+
+INSERT = "INSERT INTO kept SELECT a || b FROM (SELECT %s::text AS a, %s::text AS b) AS given"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("statements") / "data", free_port(), "pw", THROWAWAY)
+    server.initialise()
+    server.start()
+    server.wait_until_ready()
+    server.create_database(owner="quiver", password="pw", database="quiver")
+    yield server.url("quiver", "pw", "quiver")
+    server.stop("immediate")
+
+
+@pytest.fixture
+async def connection(address: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    found = await psycopg.AsyncConnection.connect(address, autocommit=True)
+    await found.execute("DROP TABLE IF EXISTS kept")
+    await found.execute("CREATE TABLE kept (text text UNIQUE)")
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def statements(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[Statements]:
+    found = Statements(connection)
+    yield found
+    found.close()
+
+
+def kept(address: str) -> list[str]:
+    with psycopg.connect(address) as other:
+        return [row[0] for row in other.execute("SELECT text FROM kept ORDER BY text")]
+
+
+async def test_a_statement_runs_again_and_again_with_other_parameters(statements: Statements, address: str) -> None:
+    for number in range(3):
+        await statements.run(INSERT, [b"row ", b"%d" % number])
+    assert kept(address) == ["row 0", "row 1", "row 2"]
+
+
+async def test_more_than_a_socket_takes_at_once_comes_through(statements: Statements, address: str) -> None:
+    await statements.run("CREATE TABLE IF NOT EXISTS large (text text)", [])
+    async with asyncio.timeout(30):
+        await statements.run("INSERT INTO large SELECT %s::text", [b"x" * 30_000_000])
+    with psycopg.connect(address) as other:
+        assert other.execute("SELECT length(text) FROM large").fetchone() == (30_000_000,)
+
+
+async def test_an_error_is_psycopgs_own_and_the_next_statement_runs(statements: Statements, address: str) -> None:
+    await statements.run(INSERT, [b"a", b""])
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await statements.run(INSERT, [b"a", b""])
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await statements.run("INSERT INTO nowhere SELECT %s::text", [b"a"])
+    await statements.run(INSERT, [b"b", b""])
+    assert kept(address) == ["a", "b"]
+
+
+async def test_a_connection_that_breaks_fails_the_statement_and_all_after_it(
+    statements: Statements, connection: psycopg.AsyncConnection[Any], address: str
+) -> None:
+    running = asyncio.ensure_future(statements.run("SELECT pg_sleep(%s::float8)", [b"60"]))
+    with psycopg.connect(address, autocommit=True) as other:
+        async with asyncio.timeout(30):
+            while not other.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'").fetchall():
+                await asyncio.sleep(0.01)
+        other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+    async with asyncio.timeout(30):
+        with pytest.raises(psycopg.OperationalError):
+            await running
+        with pytest.raises(psycopg.OperationalError):
+            await statements.run(INSERT, [b"a", b""])
