@@ -18,7 +18,13 @@ from tests.conftest import Party
 ALERTS, CHANNELS = "/admin/alerts/alert/", "/admin/alerts/alertchannel/"
 YES = {"post": "yes"}
 SHOWN = {"deliveries-TOTAL_FORMS": "0", "deliveries-INITIAL_FORMS": "0"}  # what stands below the form
-TERMS = {"name": "on call", "targets": "a@acme.test\nb@acme.test", "minimum_severity": "warning", "is_enabled": "on"}
+TERMS = {
+    "kind": "email",
+    "name": "on call",
+    "targets": "a@acme.test\nb@acme.test",
+    "minimum_severity": "warning",
+    "is_enabled": "on",
+}
 
 
 def signed_in(email: str, **roles: Any) -> Client:
