@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from audit.services import record
 from catalog import listing_cache
 from catalog.discovery_runs import begin_runs
 from catalog.services import add_price
@@ -65,9 +66,14 @@ def world(
             lambda n: person(f"{n}@acme.test", **{str(acme.id): "viewer"}),
         ),
         "InvitationViews.list": (acme.api, f"{V1}/invitations", invited),
+        "EventViews.list": (
+            acme.api,
+            f"{V1}/audit-events",
+            lambda n: record("thing.changed", tenant_id=acme.id, subject="thing", subject_id=n),
+        ),
         "CatalogViews.list": (acme.api, f"{MODELS}/catalog", lambda n: add_model(f"m{n}", space=f"s{n}")),
         "CatalogViews.prices": (
-            acme.api,
+            operator,  # outside of a transaction a tenant's key reads it too; here the test's own makes it the tenant's
             f"{MODELS}/catalog/{model.id}/prices",
             lambda n: add_price(model_id=model.id, cost_per_million_tokens=Decimal(n) / 100, source="tests"),
         ),
@@ -98,6 +104,7 @@ LISTS = [
     "ApiKeyViews.list",
     "MemberViews.list",
     "InvitationViews.list",
+    "EventViews.list",
     "CatalogViews.list",
     "CatalogViews.prices",
     "CatalogViews.events",
