@@ -15,7 +15,7 @@ from core.errors import public_errors
 from embeddings.requests import Body
 
 _TAGS = ["v1"]
-_KEY = [{"ApiKey": []}]
+_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}]
 _HEADERS = {
     "X-Request-Timeout-Ms": ("integer", "Shortens the deadline.", {"minimum": 1}),
     "Idempotency-Key": ("string", "The same request again is charged once and answered alike.", {"maxLength": 255}),

@@ -34,7 +34,6 @@ OF_TENANTS: Mapping[str, frozenset[str]] = {
     "billing_idempotencyclaim": NONE,
     "billing_latehour": NONE,
     "billing_providercall": READ,
-    "billing_hourlyusage": READ,
     "billing_usagerow": READ,
 }
 # Tables without a tenant. What is not named here no tenant touches: secrets of providers, sessions, the timetable.
