@@ -94,6 +94,7 @@ def test_mallory_exports_nothing_of_acmes(acme: Party) -> None:
     use(mallory, model="hers")
     assert [row["model"] for row in exported(mallory)] == ["hers"]
     assert exported(mallory, request_id=str(request_id)) == []
+    assert exported(mallory, request_id="258b5847-03aa-5f4a-b153-99d6cd41de83") == []  # no id of ours
 
 
 def test_the_database_itself_keeps_others_rows_out_of_a_stream(acme: Party, monkeypatch: pytest.MonkeyPatch) -> None:
