@@ -1,7 +1,7 @@
 """Rows of any number, read a page at a time while they are being sent.
 
 The request's transaction is over when a stream begins, and whoever reads slowly must hold neither a transaction nor a
-connection: each page has its own of both, with the tenant set as in a request. For tables whose rows are never edited,
+connection: each page has its own of both, and is the tenant's as a request is. For tables whose rows are never edited,
 so that pages read one after the other fit together.
 
 Failure: PostgreSQL gone ends the stream without its last chunk, which every client notices.
@@ -16,6 +16,8 @@ from uuid import UUID
 import psycopg
 from django.db import connection
 from django.db.models import QuerySet
+
+from tenants.walls import SWITCH, switch_to
 
 ROWS_PER_PAGE = 1_000
 
@@ -38,5 +40,6 @@ async def _read(tenant_id: UUID | None, rows: QuerySet[Any, tuple[Any, ...]]) ->
     settings = connection.get_connection_params()
     where = {name: settings[name] for name in ("host", "port", "dbname", "user", "password") if name in settings}
     async with await psycopg.AsyncConnection.connect(**where, connect_timeout=5) as own, own.transaction():
-        await own.execute("SELECT set_config('app.tenant', %s, true)", [str(tenant_id or "")])
+        if tenant_id is not None:
+            await own.execute(SWITCH, switch_to(tenant_id, where["dbname"]))
         return await (await own.execute(sql.encode(), words)).fetchall()
