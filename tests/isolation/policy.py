@@ -136,6 +136,10 @@ LINES = [
     Line("PATCH", "alert-channel-detail", "billing:write", "channel", {"is_enabled": False}),
     Line("DELETE", "alert-channel-detail", "billing:write", "channel"),
     Line("POST", "alert-channel-test", "billing:write", "channel"),
+    Line("POST", "alert-channel-renew-secret", "billing:write", "channel"),
+    Line("GET", "audit-event-list", "admin"),
+    Line("GET", "audit-event-detail", "admin", "event"),
+    Line("GET", "audit-export", "admin"),
     Line("GET", "usage-record-list", "usage:read"),
     Line("GET", "usage-record-detail", "usage:read", "usage"),
 ]  # fmt: skip

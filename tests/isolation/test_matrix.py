@@ -109,6 +109,7 @@ def world(model: Any, globex: Party, mallory: Party) -> World:
 def rows_of(party: Party, model: Any) -> dict[str, str]:
     """A row of each kind, by the words of the policies."""
     from alerts.services import add_channel, raise_alert
+    from audit.models import AuditEvent
     from billing.models import Limit
     from catalog.models import DiscoveryRun, Provider
     from tenants.agents import add_agent
@@ -137,6 +138,7 @@ def rows_of(party: Party, model: Any) -> dict[str, str]:
         "budget": Limit.objects.filter(**own, measure="usd").earliest("id").id,
         "alert": alert.id,
         "channel": channel.id,
+        "event": AuditEvent.objects.filter(**own).latest("id").id,
         "usage": used(party.id, party.slug).id,
         "model": model.id,
         "provider": "vendor",
