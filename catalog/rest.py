@@ -30,6 +30,7 @@ from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import APIView, set_rollback
 
+from catalog.transactions import is_atomic
 from core import errors
 
 PROBLEM = "application/problem+json"
@@ -40,7 +41,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> Response |
     told = _told(error)
     if told is None:
         return None
-    if _is_atomic(context["view"]):
+    if is_atomic(context["view"]):
         set_rollback()
     body, status, headers = told
     body["request_id"] = getattr(context["request"], "request_id", "")
@@ -263,7 +264,7 @@ class Versioned(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if _is_atomic(self):
+        if is_atomic(self):
             self.check_version()
 
     def check_version(self) -> None:
@@ -299,11 +300,6 @@ class Versioned(APIView):
         lasting = {name: value for name, value in shown.items() if name not in self.volatile}
         text = json.dumps(lasting, cls=JSONEncoder, sort_keys=True)
         return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
-
-def _is_atomic(view: APIView) -> bool:
-    """Whether a view runs in its request's transaction; some opted out of that."""
-    return not hasattr(type(view).dispatch, "_non_atomic_requests")
 
 
 def actor_of(request: Request) -> str:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.transaction import TransactionManagementError
 
 SETTING = "app.tenant"
 _LONGEST_NAME = 63
@@ -50,13 +51,11 @@ def switch_to(tenant_id: UUID, database: str) -> dict[str, str]:
 
 
 def act_for(tenant_id: UUID) -> None:
-    """Takes the transaction that is under way over to a tenant, until it ends.
-
-    A view that opted out of its request's transaction stays the platform's: it must read no row of a tenant.
-    """
-    if connection.in_atomic_block:
-        with connection.cursor() as cursor:
-            cursor.execute(SWITCH, switch_to(tenant_id, _database()))
+    """Takes the transaction that is under way over to a tenant, until it ends."""
+    if not connection.in_atomic_block:
+        raise TransactionManagementError("Without a transaction nothing would become of this.")
+    with connection.cursor() as cursor:
+        cursor.execute(SWITCH, switch_to(tenant_id, _database()))
 
 
 @contextmanager

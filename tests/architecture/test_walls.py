@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import uuid4
+
 import pytest
 from django.db import connection
 
+from billing import ledger
 from config.walls import ACROSS_TENANTS, SHARED, build
-from tenants.walls import are_up, roles_of
+from tenants.walls import act_for, are_up, roles_of
 from tests.architecture.test_tables import PLATFORM, ours, read
 from tests.conftest import owners_cursor
 
@@ -148,3 +152,32 @@ def test_building_again_changes_nothing() -> None:
     with owners_cursor(), connection.execute_wrapper(watch):
         build()
     assert set(statements) <= {"SELECT", "SAVEPOINT", "RELEASE"}
+
+
+def test_the_platform_pays_nothing_for_the_policies() -> None:
+    """`true` is folded away: the ledger's insert and the reads of it are planned as if there were none."""
+    asked = {
+        ledger._statement(claims=False): ["[]", "[]"],
+        "SELECT * FROM billing_usagerow WHERE tenant_id = %s ORDER BY created_at DESC, id DESC LIMIT 50": [uuid4()],
+    }
+    walled = {sql: plan(sql, words) for sql, words in asked.items()}
+    with owners_cursor() as cursor:
+        for table in ("billing_usagerow", "billing_providercall"):
+            cursor.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
+    assert {sql: plan(sql, words) for sql, words in asked.items()} == walled
+
+
+def test_a_tenants_list_is_read_from_the_index_that_starts_with_the_tenant() -> None:
+    tenant_id = uuid4()
+    act_for(tenant_id)
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    shown = plan("SELECT * FROM tenants_apikey WHERE tenant_id = %s ORDER BY created_at DESC, id DESC", [tenant_id])
+    assert "Index" in shown
+    assert "Sort" not in shown
+
+
+def plan(sql: str, words: Any) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (COSTS OFF) {sql}", words)
+        return "\n".join(line for (line,) in cursor.fetchall())

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import DatabaseError, IntegrityError, ProgrammingError, connection, transaction
+from django.db.transaction import TransactionManagementError
 
 from tenants.models import Agent, ApiKey, Membership, Tenant, User
 from tenants.walls import act_for, are_up, as_platform, roles_of
@@ -143,10 +144,9 @@ def _fail_as_tenant() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_outside_of_a_transaction_nobody_is_switched() -> None:
-    before = who()
-    act_for(uuid4())
-    assert who() == before
+def test_without_a_transaction_it_is_refused_for_nothing_would_become_of_it() -> None:
+    with pytest.raises(TransactionManagementError):
+        act_for(uuid4())
 
 
 @pytest.fixture
