@@ -1,8 +1,6 @@
 """An agent: registers, embeds what it is given line by line, prints news, and comes back when the server restarts.
 
-    QUIVER_API_KEY=… python examples/agent.py ws://127.0.0.1:8000/ws/v1/agents crawler-7 < texts.txt
-
-Needs nothing but the package `websockets`.
+QUIVER_API_KEY=… python examples/agent.py ws://127.0.0.1:8000/ws/v1/agents crawler-7 < texts.txt
 """
 
 from __future__ import annotations
