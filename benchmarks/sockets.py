@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.hotpath import _cpu_seconds, _rss_mb
+from benchmarks.hotpath import _cpu_seconds, _load, _rss_mb
 from benchmarks.platform import Missing, Platform, platform
 
 SOCKETS, AT_ONCE = 16, 8
@@ -51,6 +51,8 @@ def main(*, seconds: float) -> None:
 async def _report(running: Platform, seconds: float) -> None:
     print(f"{SOCKETS} sockets, {AT_ONCE} in flight on each, {seconds:g} s each, one worker")
     print(f"{'message':<28}{'messages/s':>11}{'CPU µs':>9}")
+    floor = _load(f"{running.floor_url}/", "", "", seconds, running.floor)  # tells how busy the machine is besides
+    print(f"{'bare ASGI floor, HTTP':<28}{floor.per_second:>11.0f}{floor.cpu_us:>9.0f}")
     for name, make in _cases().items():
         count, spent, lasted = await _rate(running, make, seconds)
         print(f"{name:<28}{count / lasted:>11.0f}{spent / count * 1e6:>9.0f}")

@@ -80,7 +80,7 @@ class AgentMethods:
             parse(facts["preferences"])  # refused before anything is written
         facts |= {"agent_id": params.agent_id, "seen_at": utc_now(), "status": "available"}
         act = partial(register_agent, tenant_id=tenant_id, **facts)
-        row, is_new = await self._rows.run(act, who=_actor(running, params.agent_id))
+        row, is_new = await self._rows.run(act, tenant_id=tenant_id, who=_actor(running, params.agent_id))
         self._see(row, running.snapshot)
         await self._news.follow(tenant_id)
         if connection.session is None:
@@ -116,7 +116,7 @@ class AgentMethods:
             parse(facts["preferences"])
         tenant_id = running.snapshot.config.tenant_id
         act = partial(change_agent, tenant_id=tenant_id, agent_id=connection.agent_id, **facts)
-        row = await self._rows.run(act, who=_actor(running, connection.agent_id))
+        row = await self._rows.run(act, tenant_id=tenant_id, who=_actor(running, connection.agent_id))
         self._see(row, running.snapshot)
         if params.status is not None:
             await self._say_status(connection, params.status)
@@ -130,7 +130,7 @@ class AgentMethods:
     async def _list(self, running: Running, params: messages.ListAgents) -> Reply:
         tenant_id = running.snapshot.config.tenant_id
         wanted: Any = {"agent_type": params.agent_type, "after": params.after or "", "limit": params.limit + 1}
-        rows = await self._rows.run(partial(page_of_agents, tenant_id, **wanted))
+        rows = await self._rows.run(partial(page_of_agents, tenant_id, **wanted), tenant_id=tenant_id)
         more, rows = len(rows) > params.limit, rows[: params.limit]
         statuses = await self._presence.statuses(tenant_id, [row.agent_id for row in rows], unix_ms())
         agents = [_shown(row, statuses) for row in rows]

@@ -42,7 +42,8 @@ class ReadingMethods:
         until = utc_now()
         since = until - _PERIODS[params.period]
         tenant_id = running.snapshot.config.tenant_id
-        found = await self._rows.run(partial(costs_of_agent, tenant_id, agent_id, since=since, until=until))
+        act = partial(costs_of_agent, tenant_id, agent_id, since=since, until=until)
+        found = await self._rows.run(act, tenant_id=tenant_id)
         by_model = [
             {
                 "model": each.of["model"],
@@ -66,7 +67,8 @@ class ReadingMethods:
         return rpc.result(running.asked, told)
 
     async def _quota(self, running: Running, params: messages.Nothing) -> Reply:
-        found = await self._rows.run(partial(standings, running.snapshot.config.tenant_id))
+        tenant_id = running.snapshot.config.tenant_id
+        found = await self._rows.run(partial(standings, tenant_id), tenant_id=tenant_id)
         own = {"agent": _agent(running), "key": str(running.key.key_id)}
         applying = [each for each in found if own.get(each.scope, each.scope_id) == each.scope_id]
         return rpc.result(running.asked, {"limits": [_shown(each) for each in applying]})

@@ -215,7 +215,7 @@ class Sockets:
             return
         act = partial(record_presence, tenant_id=tenant_id, agent_ids=agent_ids, at=utc_now(), status=status)
         try:
-            await self._rows.run(act)
+            await self._rows.run(act, tenant_id=tenant_id)
         except QuiverError as error:
             log.warning("sockets: agents' presence was not written: %s", error.code)
 

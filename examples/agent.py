@@ -1,8 +1,6 @@
 """An agent: registers, embeds what it is given line by line, prints news, and comes back when the server restarts.
 
-    QUIVER_API_KEY=… python examples/agent.py ws://127.0.0.1:8000/ws/v1/agents crawler-7 < texts.txt
-
-Needs nothing but the package `websockets`.
+QUIVER_API_KEY=… python examples/agent.py ws://127.0.0.1:8000/ws/v1/agents crawler-7 < texts.txt
 """
 
 from __future__ import annotations
@@ -13,9 +11,10 @@ import json
 import os
 import random
 import sys
+from contextlib import suppress
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 FOR_GOOD = {4401: "the key is not good", 4409: "a newer agent of this name took over"}
@@ -24,38 +23,31 @@ FOR_GOOD = {4401: "the key is not good", 4409: "a newer agent of this name took 
 class Agent:
     def __init__(self, url: str, key: str, agent_id: str) -> None:
         self.url, self.key, self.agent_id = url, key, agent_id
-        self.last_event_id: str | None = None
-        self.is_ready = asyncio.Event()
-        self._ids = itertools.count(1)
+        self.last_event_id, self.is_ready, self._ids = None, asyncio.Event(), itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
 
     async def run(self) -> None:
-        """Stays connected until there is no point in it any more."""
-        pause, code = 0.1, None
+        pause, code, headers = 0.1, None, {"Authorization": f"Bearer {self.key}"}
         while code not in FOR_GOOD:
-            try:
-                headers = {"Authorization": f"Bearer {self.key}"}
-                async with connect(self.url, additional_headers=headers, max_size=None, compression=None) as wire:
-                    self._wire: ClientConnection = wire
-                    others = asyncio.gather(self._introduce(), self._beat())
-                    async for text in wire:
-                        pause = 0.1
-                        self._take(json.loads(text))
-                others.cancel()
-                code = wire.close_code
-            except (OSError, InvalidHandshake, ConnectionClosed) as error:
-                code = error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else None
+            with suppress(OSError, InvalidHandshake):
+                async with connect(self.url, additional_headers=headers, max_size=None, compression=None) as self._wire:
+                    others = [asyncio.create_task(act) for act in (self._introduce(), self._beat())]
+                    with suppress(ConnectionClosed):
+                        async for text in self._wire:
+                            pause = 0.1
+                            self._take(json.loads(text))
+                    for task in others:
+                        task.cancel()
+                    code = self._wire.close_code
             self.is_ready.clear()
-            for future in self._waiting.values():
+            for future in [each for each in self._waiting.values() if not each.done()]:
                 future.set_exception(ConnectionError("the connection broke"))
-            self._waiting.clear()
             await asyncio.sleep(random.uniform(0.5, 1) * pause)  # all agents come back, but not at once
             pause = min(pause * 2, 2.0)
         sys.exit(f"closed with {code}: {FOR_GOOD[code]}")
 
     async def embed(self, text: str) -> Any:
-        """The answer, asked for again where the connection broke: what was computed meanwhile is cached."""
-        while True:
+        while True:  # asks again where the connection broke: what was computed meanwhile is cached
             await self.is_ready.wait()
             try:
                 return await self._call("embedding.generate", input=text, encoding="base64")
@@ -63,15 +55,13 @@ class Agent:
                 await asyncio.sleep(0.01)
 
     async def _introduce(self) -> None:
-        known = {"last_event_id": self.last_event_id} if self.last_event_id else {}
-        found = await self._call("agent.register", agent_id=self.agent_id, **known)
+        found = await self._call("agent.register", agent_id=self.agent_id, last_event_id=self.last_event_id)
         self.last_event_id = found["event_id"]
         await self._call("subscribe", topics=["models", "quotas", "budgets", "breakers"])
         self.is_ready.set()
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(20)
+        while await asyncio.sleep(20, True):
             await self._call("ping")
 
     async def _call(self, method: str, **params: Any) -> Any:
@@ -90,7 +80,7 @@ class Agent:
         if "method" in said:
             self.last_event_id = said["params"].get("event_id", self.last_event_id)
             print("news:", said["method"], json.dumps(said["params"]), flush=True)
-        elif future := self._waiting.pop(said["id"], None):
+        elif (future := self._waiting.pop(said["id"], None)) and not future.done():
             future.set_result(said)
 
 
@@ -102,7 +92,6 @@ async def main() -> None:
         await asyncio.wait([running, embedding], return_when=asyncio.FIRST_COMPLETED)
         found = running.result() if running.done() else embedding.result()
         print(found["model"], found["quiver"]["request_id"], found["data"][0]["embedding"][:16], flush=True)
-    running.cancel()
 
 
 if __name__ == "__main__":

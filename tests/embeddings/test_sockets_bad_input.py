@@ -8,16 +8,20 @@ import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from config.up.ports import free_port
 from embeddings import frames
 from tests.embeddings.agents import GENERATE, HEADER, MAGIC, REGISTER, Agent, Refused, frame
 from tests.scenarios.platform import Platform
-from tests.up.processes import eventually
+from tests.up.processes import CHECKOUT, eventually, get
 
 pytestmark = pytest.mark.slow
 
@@ -327,3 +331,24 @@ def test_sockets_that_break_off_anywhere_leave_nothing_behind(platform, acme):
     assert platform.worker_pids == pids
     assert platform.ask("GET", "/readyz").status == 200
     assert "Traceback" not in platform.log.read_text()
+
+
+@pytest.fixture
+def echo(platform):
+    """The port of the shipped server with an echo besides."""
+    port = free_port()
+    command = [sys.executable, "-m", "config.web", "--application", "tests.conformance:application"]
+    with (platform.home / "echo.log").open("wb") as log:
+        command += ["--port", str(port)]
+        web = subprocess.Popen(command, cwd=CHECKOUT, env=platform.environment, stdout=log, stderr=log)
+    eventually(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200, 120)
+    yield port
+    web.terminate()
+    web.wait(30)
+
+
+async def test_a_conformance_suite_finds_an_echo_on_the_shipped_server(echo):
+    async with connect(f"ws://127.0.0.1:{echo}/echo") as wire:
+        for data in ("", "héllo", b"", bytes(range(256)) * 300):
+            await wire.send(data)
+            assert await wire.recv() == data
