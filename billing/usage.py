@@ -86,7 +86,7 @@ def sum_usage(
     sql, words = _question(found, columns, step, narrowed)
     if not sql:
         return []
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('work_mem', %s, true)", [_WORK_MEM])
         cursor.execute(
             sql + ("" if most is None else " LIMIT %(most)s"),
