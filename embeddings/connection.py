@@ -244,7 +244,7 @@ class Connection:
                 raise errors.Conflict("No agent is registered on this socket; send `agent.register` first.")
         is_binary, params = asked.is_binary, asked.params
         decode = partial(methods.decode, method, params, is_binary=is_binary)
-        found = await off_loop(decode) if method.is_long and len(bytes(params)) > _HEAVY else decode()
+        found = await off_loop(decode) if method.is_long and memoryview(params).nbytes > _HEAVY else decode()
         return await self._sockets.handlers[method.name](running, found)
 
     def give_up(self, running: Running) -> bool:
