@@ -146,11 +146,13 @@ def update_figures(
 def acknowledge(*, tenant_id: UUID | None, alert_id: UUID, by: str) -> Alert:
     """Somebody has seen it; the first one stays written down."""
     opened = alerts_of(tenant_id).filter(id=alert_id, state=Alert.State.OPEN)
-    opened.update(state=Alert.State.ACKNOWLEDGED, acknowledged_at=utc_now(), acknowledged_by=by)
+    seen = opened.update(state=Alert.State.ACKNOWLEDGED, acknowledged_at=utc_now(), acknowledged_by=by)
     row = find_alert(tenant_id, alert_id)
     if row.state == Alert.State.RESOLVED:
         raise IllegalTransition("The alert is resolved already; there is nothing left to acknowledge.")
-    record("alert.acknowledged", tenant_id=tenant_id, subject="alert", subject_id=row.id, after={"title": row.title})
+    if seen:
+        after = {"title": row.title}
+        record("alert.acknowledged", tenant_id=tenant_id, subject="alert", subject_id=row.id, after=after)
     return row
 
 

@@ -17,12 +17,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from django.core.exceptions import EmptyResultSet
-from django.db import connection
 from django.db.models import Q, QuerySet
 
 from billing.models import UsageRow
+from tenants.streaming import connect
 from tenants.walls import SWITCH, switch_to
 
 _ROWS_PER_PAGE = 2_000
@@ -50,10 +49,8 @@ async def _read(tenant_id: UUID, rows: QuerySet[Any, tuple[Any, ...]]) -> list[t
         sql, words = rows.query.sql_with_params()
     except EmptyResultSet:  # such as for a request id that nobody can have made
         return []
-    settings = connection.get_connection_params()
-    where = {name: settings[name] for name in ("host", "port", "dbname", "user", "password") if name in settings}
-    async with await psycopg.AsyncConnection.connect(**where, connect_timeout=5) as own, own.transaction():
-        await own.execute(SWITCH, switch_to(tenant_id, str(settings["dbname"])))
+    async with await connect() as own, own.transaction():
+        await own.execute(SWITCH, switch_to(tenant_id, own.info.dbname))
         return await (await own.execute(sql.encode(), words)).fetchall()
 
 

@@ -30,6 +30,7 @@ class Statements:
         self._outcome: asyncio.Future[None] | None = None
         self._error: psycopg.Error | None = None
         self._is_writing = False
+        self._is_closed = False
         self._loop.add_reader(self._socket, self._read)
 
     async def run(self, sql: str, parameters: Sequence[bytes]) -> None:
@@ -44,7 +45,10 @@ class Statements:
         await self._done()
 
     def close(self) -> None:
-        """Lets go of the socket; to be called before the connection is closed."""
+        """Lets go of the socket, once: when libpq has closed it, its number may be somebody else's."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
 
@@ -61,6 +65,7 @@ class Statements:
         try:
             is_left = self._wire.flush() != 0
         except psycopg.Error as error:
+            self.close()
             self._end(error)
             return
         if is_left is not self._is_writing:

@@ -23,9 +23,11 @@ log = logging.getLogger(__name__)
 def catalog_changed() -> None:
     """To be called in the transaction that changed what `catalog.loading` reads. The revoking of a platform key
     counts as well: it has no tenant whose version could rise."""
-    # A row that is missing is made first; two at once both end up on the same one.
-    CatalogVersion.objects.bulk_create([CatalogVersion(id=1)], ignore_conflicts=True)
-    CatalogVersion.objects.filter(id=1).update(version=F("version") + 1)
+    row = CatalogVersion.objects.filter(id=1)
+    if not row.update(version=F("version") + 1):
+        # Made when the first one comes; two at once both end up on the same row.
+        CatalogVersion.objects.bulk_create([CatalogVersion(id=1)], ignore_conflicts=True)
+        row.update(version=F("version") + 1)
     transaction.on_commit(listing_cache.drop)
     announce(Change())
 

@@ -5,6 +5,7 @@ Each app's rows are in its own `admin`, which decides who may see them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, cast
@@ -12,12 +13,15 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.views import PasswordChangeView
+from django.core.exceptions import PermissionDenied
+from django.db import ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST
+from psycopg.errors import InsufficientPrivilege
 from unfold.forms import AdminOwnPasswordChangeForm
 from unfold.sites import UnfoldAdminSite
 
@@ -26,6 +30,8 @@ from tenants import services
 from tenants.current import current_tenant, may_read_log, memberships, switch
 from tenants.models import Tenant, User
 from tenants.walls import act_for
+
+log = logging.getLogger(__name__)
 
 _LOG = "audit_auditevent"  # the only rows of a tenant that not all of its people see
 # Title, icon, app and model. A group without a link that this person may follow is left out.
@@ -195,10 +201,17 @@ def _as_tenant(view: Callable[..., Any]) -> Callable[..., Any]:
         tenant = current_tenant(request)
         if tenant is not None:
             act_for(tenant.id)
-        answer = view(request, *args, **kwargs)
-        # Django would render it after the request's transaction, as the platform again; lists read rows while at it.
-        if tenant is not None and isinstance(answer, TemplateResponse):
-            answer.render()
+        try:
+            answer = view(request, *args, **kwargs)
+            # Django would render it after the request's transaction, as the platform again; lists read rows then.
+            if tenant is not None and isinstance(answer, TemplateResponse):
+                answer.render()
+        except ProgrammingError as error:
+            # Some of Django's pages look into a table before they ask whether somebody may.
+            if tenant is None or not isinstance(error.__cause__, InsufficientPrivilege):
+                raise
+            log.warning("the second wall: %s at %s", str(error).partition("\n")[0], request.path)
+            raise PermissionDenied from error
         return answer
 
     return made

@@ -71,12 +71,13 @@ class KeyRing:
 
     def __init__(self, encryption_keys: str) -> None:
         """`encryption_keys` as in `QUIVER_ENCRYPTION_KEYS`; the first one counts."""
-        self._master = next(iter(parse_keys(encryption_keys).values()))
+        self._masters = list(parse_keys(encryption_keys).values())
+        self._master = self._masters[0]
         self._prepared: dict[tuple[int, str, int, int, str | None, bool], ItemKeys] = {}
 
-    def prefix(self, tenant_id: UUID) -> bytes:
-        """How all names of a tenant begin."""
-        return tenant_prefix(tenant_secret(self._master, tenant_id))
+    def prefixes(self, tenant_id: UUID) -> tuple[bytes, ...]:
+        """How all names of a tenant begin, also those made while another of the keys counted."""
+        return tuple(tenant_prefix(tenant_secret(each, tenant_id)) for each in self._masters)
 
     def keys(
         self,

@@ -28,6 +28,7 @@ from embeddings.pacing import Pace, Verdict
 from embeddings.rpc import Asked
 from embeddings.snapshot import TenantSnapshot
 from providers.heavy import off_loop
+from tenants import key_use
 from tenants.admission import check_use
 from tenants.keys import is_well_formed
 from tenants.snapshots import KeyGrant
@@ -40,8 +41,9 @@ log = logging.getLogger(__name__)
 
 UNAUTHENTICATED, IDLE, REPLACED, FLOODING = 4401, 4408, 4409, 4429
 TOO_BIG, RESTART = 1009, 1012
-_HEAVY = 262_144  # bytes; about a millisecond of reading
-_HEAVY_ZLIB = 4096
+HEAVY_BYTES = 262_144  # bytes; about a millisecond of reading
+_HEAVY_ZLIB = 256  # zlib inflates a thousandfold
+_MOST_SHORT = 65_536  # bytes of what is no text to embed; metadata has up to 16 KiB
 _GOODBYE_S = 1.0  # for the last words to one that is closed
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -242,9 +244,12 @@ class Connection:
             methods.check_scope(method, running.key)
             if method.needs_agent and not self.agent_id:
                 raise errors.Conflict("No agent is registered on this socket; send `agent.register` first.")
-        is_binary, params = asked.is_binary, asked.params
-        decode = partial(methods.decode, method, params, is_binary=is_binary)
-        found = await off_loop(decode) if method.is_long and memoryview(params).nbytes > _HEAVY else decode()
+            key_use.note(running.key.key_id, utc_now())
+        params, size = asked.params, memoryview(asked.params).nbytes
+        if not method.is_long and size > _MOST_SHORT:
+            raise errors.RequestTooLarge(f"`params` of {method.name} has at most {_MOST_SHORT} bytes.", param="params")
+        decode = partial(methods.decode, method, params, is_binary=asked.is_binary)
+        found = await off_loop(decode) if size > HEAVY_BYTES else decode()
         return await self._sockets.handlers[method.name](running, found)
 
     def give_up(self, running: Running) -> bool:
@@ -320,7 +325,7 @@ class Connection:
 
 
 def _is_heavy(data: Reply) -> bool:
-    if len(data) > _HEAVY:
+    if len(data) > HEAVY_BYTES:
         return True
     is_deflated = isinstance(data, bytes) and len(data) > frames.HEADER.size and bool(data[7] & frames.ZLIB)
     return is_deflated and len(data) > _HEAVY_ZLIB

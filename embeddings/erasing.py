@@ -27,11 +27,12 @@ from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Cast
 from django_redis import get_redis_connection
 
+from audit.facts import is_secret
 from audit.services import forget_tenant, record
 from billing import partitions
 from catalog.publishing import announce
@@ -66,14 +67,24 @@ def tenant_tables() -> list[tuple[Model, str]]:
 
 def export(tenant_id: UUID) -> Iterator[str]:
     """All that is kept of a tenant, a line of JSON for each row. Secrets, digests and vectors of answers are left out:
-    they are columns of bytes. Reads in one transaction of the thread that it is iterated in."""
+    they are columns of bytes, or named as secrets are. All of it as it was at one moment: in a transaction of the
+    thread that it is iterated in."""
+    is_outermost = not connection.in_atomic_block
     with transaction.atomic():
+        if is_outermost:
+            connection.cursor().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield _line(find_tenant(tenant_id))
         for row in _people().filter(memberships__tenant_id=tenant_id).iterator(_BATCH):
             yield _line(row, only=_OF_PEOPLE)
         for model, column in tenant_tables():
             for row in _rows(model, column, tenant_id).iterator(_BATCH):
                 yield _line(row)
+
+
+def begin_export(tenant_id: UUID) -> Iterator[str]:
+    """`export`, and that it was taken is told."""
+    record("tenant.exported", tenant_id=tenant_id, subject="tenant", subject_id=tenant_id)
+    return export(tenant_id)
 
 
 def ask_erasure(*, tenant_id: UUID, slug: str) -> None:
@@ -128,7 +139,8 @@ def _rows(model: Model, column: str, tenant_id: UUID) -> QuerySet[Any]:
 
 
 def _line(row: models.Model, only: tuple[str, ...] = ()) -> str:
-    fields = [f for f in row._meta.concrete_fields if not isinstance(f, models.BinaryField)]
+    columns = row._meta.concrete_fields
+    fields = [f for f in columns if not isinstance(f, models.BinaryField) and not is_secret(f.attname)]
     values = {f.attname: f.value_from_object(row) for f in fields if not only or f.attname in only}
     return json.dumps({"table": row._meta.label, "row": values}, cls=_Encoder) + "\n"
 
@@ -177,7 +189,7 @@ def _end_sessions(people: list[int]) -> None:
 
 def _forget_in_redis(tenant_id: UUID) -> None:
     redis = get_redis_connection("default")
-    vectors, own = KeyRing(settings.QUIVER.encryption_keys).prefix(tenant_id), str(tenant_id).encode()
+    vectors, own = KeyRing(settings.QUIVER.encryption_keys).prefixes(tenant_id), str(tenant_id).encode()
     found: list[bytes] = []
     for key in redis.scan_iter(count=_BATCH):
         if key.startswith(vectors) or own in key:

@@ -36,7 +36,8 @@ class ExportTenant(APIView):
     )
     def get(self, request: Request, pk: UUID) -> StreamingHttpResponse:
         tenant = find_tenant(pk)
-        response = StreamingHttpResponse(_streamed(pk), content_type="application/x-ndjson")
+        lines = erasing.begin_export(pk)
+        response = StreamingHttpResponse(_streamed(lines), content_type="application/x-ndjson")
         response["Content-Disposition"] = f'attachment; filename="{tenant.slug}.jsonl"'
         response["Cache-Control"] = "no-store"
         return response
@@ -68,9 +69,8 @@ class EraseTenant(APIView):
         return Response(status=202)
 
 
-async def _streamed(tenant_id: UUID) -> AsyncIterator[str]:
+async def _streamed(lines: Iterator[str]) -> AsyncIterator[str]:
     """Read in one thread of its own, whose connection and transaction last as long as somebody listens."""
-    lines = erasing.export(tenant_id)
     loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, thread_name_prefix="export")
     try:
         while part := await loop.run_in_executor(thread, _part, lines):

@@ -93,7 +93,7 @@ class Generate(Params):
 
 
 class BatchItem(Generate, kw_only=True):
-    id: Annotated[str, msgspec.Meta(max_length=200)] | int
+    id: Annotated[str, msgspec.Meta(max_length=200)] | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Batch(Params):

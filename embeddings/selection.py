@@ -5,7 +5,7 @@ Decides in two steps. `plan` takes what may answer at all, in order (`finding.py
 request: size, price, sunset. Every model that cannot answer is dropped with its reason. Health and limits are the
 gateway's, at the call.
 
-The rule that vector spaces never mix silently (DESIGN 5.1) is held here: a request that names a model gets that model's
+The rule that vector spaces never mix silently is held here: a request that names a model gets that model's
 space, or the fallback that the tenant's admin wrote down, and nothing else; its own `fallback` can only narrow that.
 """
 

@@ -26,7 +26,7 @@ from core.errors import QuiverError
 from core.ids import uuid7_text
 from embeddings import answers, frames, messages, requests, rpc
 from embeddings.caller import Call
-from embeddings.connection import Handler, Reply, Running
+from embeddings.connection import HEAVY_BYTES, Handler, Reply, Running
 from embeddings.estimating import Estimates
 from embeddings.gateway import Answer, Gateway
 from embeddings.messages import Encoding
@@ -118,8 +118,10 @@ class EmbeddingMethods:
         )
 
     async def _embed(self, running: Running, params: messages.Generate, call: Call) -> Answer:
-        request = requests.checked(params.body())
-        _check_room(request, call)
+        check = partial(requests.checked, params.body())
+        is_heavy = memoryview(running.asked.params).nbytes > HEAVY_BYTES
+        request: EmbeddingRequest = await off_loop(check) if is_heavy else check()
+        _check_room(request, call, _bytes_each(running, params.encoding))
         who = (call.snapshot.config.tenant_id, call.agent_id or running.connection.id)
         if not self._turns.try_now(who) and not await self._turns.wait(who, within_s=call.deadline - time.monotonic()):
             raise errors.ProviderTimeout("The deadline passed before it was this agent's turn.")
@@ -190,15 +192,24 @@ class _Batch:
             self._running.connection.notify(rpc.progress(asked, {"id": asked.id, "item": item, **far}), name=self.name)
 
 
-def _check_room(request: EmbeddingRequest, call: Call) -> None:
+def _bytes_each(running: Running, encoding: Encoding | None) -> int:
+    """How much one figure of a vector takes in the answer; text has no such bound but the vectors' own."""
+    if not running.asked.is_binary or encoding in (None, "binary"):
+        return 4
+    return 9 if encoding == "float" else 6
+
+
+def _check_room(request: EmbeddingRequest, call: Call, bytes_each: int) -> None:
     """Refuses what could not be told, before anybody is paid for it."""
-    least = request.dimensions
-    if least is None:
-        widths = (c.deployment.dimensions for c in call.snapshot.choices if c.configured.is_enabled)
-        least = min(widths, default=0)
-    if request.items * least * 4 > MOST_VECTOR_BYTES:
+    width = request.dimensions
+    if width is None:
+        found = call.snapshot.choices
+        named = [each for each in found if request.model in (each.deployment.name, each.deployment.identifier)]
+        width = max((c.deployment.dimensions for c in named or found if c.configured.is_enabled), default=0)
+    if request.items * width * bytes_each > MOST_VECTOR_BYTES:
         raise errors.RequestTooLarge(
-            f"At most {MOST_VECTOR_BYTES // (4 * least)} vectors of {least} dimensions fit into one answer.",
+            f"At most {MOST_VECTOR_BYTES // (bytes_each * width)} vectors of {width} dimensions fit into one answer "
+            "in this encoding.",
             param="input",
         )
 

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from core import metrics
 from core.clock import unix_ms, utc_now
-from core.errors import InvalidApiKey, KeyNotPermitted, QuiverError, TenantSuspended
+from core.errors import InvalidApiKey, KeyNotPermitted, QuiverError
 from core.ids import uuid7_text
 from embeddings.configuration import Configuration
 from embeddings.connection import IDLE, REPLACED, RESTART, UNAUTHENTICATED, Connection, Handler, Notice, Send
@@ -169,7 +169,10 @@ class Sockets:
         gone, self._gone = self._gone, set()
         for tenant_id, agents in _by_tenant(gone).items():
             absent = [each for each in agents if not any(c.agent_id == each for c in self._of(tenant_id))]
-            statuses = await self._presence.statuses(tenant_id, absent, unix_ms()) or {}
+            statuses = await self._presence.statuses(tenant_id, absent, unix_ms())
+            if statuses is None:  # it cannot be told now who is connected elsewhere
+                self._gone |= {(tenant_id, each) for each in absent}
+                continue
             await self._note(tenant_id, [each for each in absent if each not in statuses], "offline")
 
     async def _check_keys(self) -> None:
@@ -182,13 +185,14 @@ class Sockets:
                 continue
             except QuiverError:  # it cannot be told now
                 continue
-            try:
-                for connection in self._by_key.get(digest, ()):
+            if found[1].config.is_suspended:
+                self._end(digest, "the tenant is suspended")
+                continue
+            for connection in list(self._by_key.get(digest, ())):
+                try:
                     check_use(found[0], now=utc_now(), address=connection.address)
-                if found[1].config.is_suspended:
-                    raise TenantSuspended("the tenant is suspended")
-            except QuiverError as error:
-                self._end(digest, error.message)
+                except QuiverError as error:  # of this one: another may be where the key may be used
+                    connection.close(UNAUTHENTICATED, error.message)
 
     def _end(self, digest: bytes, reason: str) -> None:
         for connection in list(self._by_key.get(digest, ())):
@@ -201,7 +205,7 @@ class Sockets:
             heard: list[str] = []
             for connection in list(self._of(tenant_id)):
                 session = connection.session
-                if session is None:
+                if session is None or connection.is_closed:
                     continue
                 younger = await self._presence.claim(session, connection.status, now)
                 if younger is not None:

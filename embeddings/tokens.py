@@ -1,6 +1,6 @@
 """Counting tokens: exact where the tokenizer is known, else an upper bound from the bytes.
 
-Owns the tokenizers. A count is what is held for a text; what is charged is never more (DESIGN 2, *Hold*).
+Owns the tokenizers. A count is what is held for a text; what is charged is never more.
 """
 
 from __future__ import annotations

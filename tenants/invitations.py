@@ -71,18 +71,19 @@ def revoke(*, tenant_id: UUID, invitation_id: UUID, by: Actor) -> Invitation:
     hold_tenant(tenant_id)
     row = find_invitation(tenant_id, invitation_id)
     check_manages(tenant_id=tenant_id, by=by, role=row.role)
-    before = facts_of(row)
     if row.accepted_at is None and row.revoked_at is None:
+        before = facts_of(row)
         row.revoked_at = utc_now()
         row.save(update_fields=["revoked_at"])
-    record(
-        "invitation.revoked",
-        tenant_id=tenant_id,
-        subject="invitation",
-        subject_id=row.id,
-        before=before,
-        after=facts_of(row),
-    )
+        after = facts_of(row)
+        record(
+            "invitation.revoked",
+            tenant_id=tenant_id,
+            subject="invitation",
+            subject_id=row.id,
+            before=before,
+            after=after,
+        )
     return row
 
 

@@ -117,7 +117,13 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: 
     _check_lives(old)
     rights = rights_of_row(old)
     _check_reach(old, rights, by)
-    person, minter = (by, None) if isinstance(by, User) else (old.created_by, old.created_with_id)
+    person: User | None
+    if isinstance(by, User):
+        person, minter = by, None
+    elif by.key_id == old.id:
+        person, minter = old.created_by, old.created_with_id
+    else:  # as if it had minted it: it ends with the key that asked
+        person, minter = None, by.key_id
     new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=minter)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
     before, now = facts_of(old), utc_now()

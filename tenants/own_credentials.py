@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
+from django.core.cache import cache
 from django.db import transaction
 
 from audit.facts import facts as facts_of
@@ -23,7 +24,7 @@ from catalog.connection_tests import ConnectionTest
 from catalog.loading import endpoint_of, sealer
 from catalog.models import Provider
 from catalog.upstreams import SECRETS, check_secret, check_service_account, hint_of
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound, RateLimitExceeded
 from providers import registry
 from providers.base import EndpointRefused, Kind
 from tenants.loading import SEALED_AS, own_credential
@@ -39,6 +40,7 @@ PLACES: Mapping[Kind, frozenset[str]] = {
     Kind.BEDROCK: frozenset({"region"}),
     Kind.VERTEX: frozenset({"region", "project"}),
 }
+_BETWEEN_TESTS_S = 5  # each one waits for a vendor, in the threads that also deliver alerts
 _SAY_WHERE = {
     "region": (re.compile(r"[a-z0-9]+(-[a-z0-9]+)*"), "a region as the vendor writes it, such as eu-west-1"),
     "project": (re.compile(r"[a-z][a-z0-9-]{4,61}[a-z0-9]"), "the id of a project, such as my-project-123"),
@@ -94,7 +96,8 @@ def change_credential(
     before = facts_of(row)
     _apply(row, facts, secret)
     row.save()
-    record("tenant_credential.changed", **_about(row), before=before, after=facts_of(row))
+    after = facts_of(row) | ({} if secret is None else {"secret": secret})  # told as hidden
+    record("tenant_credential.changed", **_about(row), before=before, after=after)
     return row
 
 
@@ -119,6 +122,8 @@ def begin_test(*, tenant_id: UUID, credential_id: UUID) -> ConnectionTest:
     from tenants.tasks import test_own_credential  # what it runs calls back here
 
     row = find_own_credential(tenant_id, credential_id)
+    if not cache.add(f"own-credential-test:{row.id}", 1, timeout=_BETWEEN_TESTS_S):
+        raise RateLimitExceeded("This credential was tested a moment ago.", retry_after=_BETWEEN_TESTS_S)
     record("tenant_credential.tested", **_about(row))
     return connection_tests.start(subject_of(row), lambda test_id: test_own_credential.delay(test_id))
 

@@ -20,6 +20,7 @@ from django.db.models import QuerySet
 from tenants.walls import SWITCH, switch_to
 
 ROWS_PER_PAGE = 1_000
+_OF_DJANGO = ("cursor_factory", "context", "prepare_threshold", "pool", "server_side_binding")
 
 
 async def pages(
@@ -35,11 +36,16 @@ async def pages(
         page = await _read(tenant_id, ordered.filter(id__gt=page[-1][0])[:size])
 
 
+async def connect() -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """A connection of its own, with everything that the database's address says, its TLS among it."""
+    found = connection.get_connection_params()
+    where = {name: value for name, value in found.items() if name not in _OF_DJANGO}
+    return await psycopg.AsyncConnection.connect(**where)
+
+
 async def _read(tenant_id: UUID | None, rows: QuerySet[Any, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     sql, words = rows.query.sql_with_params()
-    settings = connection.get_connection_params()
-    where = {name: settings[name] for name in ("host", "port", "dbname", "user", "password") if name in settings}
-    async with await psycopg.AsyncConnection.connect(**where, connect_timeout=5) as own, own.transaction():
+    async with await connect() as own, own.transaction():
         if tenant_id is not None:
-            await own.execute(SWITCH, switch_to(tenant_id, where["dbname"]))
+            await own.execute(SWITCH, switch_to(tenant_id, own.info.dbname))
         return await (await own.execute(sql.encode(), words)).fetchall()

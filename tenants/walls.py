@@ -27,6 +27,9 @@ _LONGEST_NAME = 63
 SWITCH = f"""SELECT set_config('{SETTING}', %(tenant)s, true), set_config('role', coalesce(
     (SELECT rolname FROM pg_roles WHERE rolname = %(role)s AND pg_has_role(session_user, oid, 'MEMBER')),
     'none'), true)"""
+_LEAVE = """
+WITH was AS MATERIALIZED (SELECT current_setting('role') AS role) SELECT role, set_config('role', 'none', true) FROM was
+"""
 _IS_UP = """SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s AND NOT rolsuper
     AND pg_has_role(session_user, oid, 'MEMBER'))"""
 
@@ -63,9 +66,8 @@ def as_platform() -> Iterator[None]:
     """Within a tenant's transaction: for what needs rows that no tenant may read, such as the catalogue with secrets.
     Whoever uses it answers for what it hands on."""
     with transaction.atomic(), connection.cursor() as cursor:  # an error rolls the role back, too
-        cursor.execute("SELECT current_setting('role')")
-        (role,) = cursor.fetchone()
-        cursor.execute("SELECT set_config('role', 'none', true)")
+        cursor.execute(_LEAVE)
+        (role, _) = cursor.fetchone()
         yield
         cursor.execute("SELECT set_config('role', %s, true)", [role])
 

@@ -49,7 +49,7 @@ def more(party: Party, add_model: Callable[..., Any], count: int) -> None:
         configure_model(tenant_id=party.id, model_id=model.id, limits={"daily_token_limit": 5})
         add_tenant(name=f"Tenant {number}", slug=f"tenant-{number}")
         user = add_user(email=f"person-{number}@acme.example")
-        add_member(tenant_id=party.id, user=user, role=Role.VIEWER)
+        add_member(tenant_id=party.id, user=user, role=Role.ADMIN)
         if number < 40:
             invite(tenant_id=party.id, email=f"invited-{number}@acme.example", role=Role.VIEWER, by=owner)
         mint_key(tenant_id=party.id, name=f"key {number}", rights=Rights(frozenset({"embeddings"})), created_by=user)

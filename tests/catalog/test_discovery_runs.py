@@ -321,5 +321,5 @@ def test_three_vendors_with_2000_models_cost_little(vendor: FakeOpenAI, table: A
             for row in begin_runs(actor="a test"):
                 with CaptureQueriesContext(connection) as queries:
                     assert discovery_runs.run(row.id) in ("applied", "unchanged")
-                assert len(queries) <= 20, [each["sql"][:80] for each in queries]
+                assert len(queries) <= 20, "\n".join(each["sql"][:90] for each in queries)
     assert EmbeddingModel.objects.count() == Price.objects.count() == 6000

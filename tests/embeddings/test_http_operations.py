@@ -22,6 +22,7 @@ def test_health_and_readiness(platform):
     assert ready.json == {
         "status": "ok",
         "dependencies": {"postgresql": "ok", "configuration": "ok", "redis": "ok"},
+        "second_wall": "up",
     }
 
 

@@ -41,7 +41,7 @@ class Story:
         settings = {
             "QUIVER_SMTP_URL": f"smtp://127.0.0.1:{self.smtp.port}",
             "QUIVER_MAIL_FROM": "quiver@example.com",
-            "QUIVER_PUBLIC_URL": "https://quiver.example",
+            "QUIVER_PUBLIC_URL": "http://quiver.example",
             "QUIVER_PRICE_TABLE": str(self.table),
         }
         self.platform = stack.enter_context(Platform(home / "home", settings=settings))

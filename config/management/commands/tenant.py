@@ -24,7 +24,7 @@ class Command(BaseCommand):
         try:
             tenant = find_tenant_by_slug(options["slug"])
             if options["what"] == "export":
-                for line in erasing.export(tenant.id):
+                for line in erasing.begin_export(tenant.id):
                     self.stdout.write(line, ending="")
                 return
             erasing.ask_erasure(tenant_id=tenant.id, slug=options["confirm"])
