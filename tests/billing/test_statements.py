@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -86,3 +88,26 @@ async def test_a_connection_that_breaks_fails_the_statement_and_all_after_it(
             await running
         with pytest.raises(psycopg.OperationalError):
             await statements.run(INSERT, [b"a", b""])
+
+
+async def test_a_socket_whose_number_is_somebody_elses_by_now_is_left_alone(
+    connection: psycopg.AsyncConnection[Any], statements: Statements, address: str
+) -> None:
+    """libpq closes the socket itself when the server has gone, and the next one to open may get its number."""
+    number = connection.fileno()
+    with psycopg.connect(address, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+    async with asyncio.timeout(30):
+        while connection.pgconn.status != psycopg.pq.ConnStatus.BAD:
+            await asyncio.sleep(0.01)
+    ours, theirs = socket.socketpair()
+    os.dup2(ours.fileno(), number)
+    received: list[bytes] = []
+    asyncio.get_running_loop().add_reader(number, lambda: received.append(os.read(number, 10)))
+    statements.close()
+    theirs.send(b"still here")
+    async with asyncio.timeout(30):
+        while not received:
+            await asyncio.sleep(0.01)
+    asyncio.get_running_loop().remove_reader(number)
+    os.close(number)
