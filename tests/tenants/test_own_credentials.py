@@ -116,7 +116,7 @@ def test_what_was_done_is_written_down_without_the_secret(acme: Party, vendors: 
         (acme.id, "removed"),
     ]
     assert events[1].before == {"use": "only", "hint": "7f3a"}
-    assert events[1].after == {"use": "last", "hint": "0123"}
+    assert events[1].after == {"use": "last", "hint": "0123", "secret": "(hidden)"}
     assert not any("sealed" in (each.after or {}) or SECRET in str(each.after) for each in events)
 
 
