@@ -22,7 +22,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from billing.ledger import cut
+from billing.statements import cut
 
 _CONNECTIONS = 4
 _MOST_KNOWN = 10_000

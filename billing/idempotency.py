@@ -29,7 +29,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Json
 
-from billing.ledger import cut
+from billing.statements import cut
 from core.errors import IdempotencyInProgress, IdempotencyMismatch, LedgerUnavailable
 from core.ids import uuid7
 

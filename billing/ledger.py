@@ -20,8 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Mapping
 from uuid import UUID
@@ -162,13 +160,6 @@ def _statement(*, claims: bool) -> str:
     )
 
 
-def cut(connection: psycopg.AsyncConnection[object]) -> None:
-    """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then gives the
-    server ten more seconds to confirm it."""
-    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
-        wire.shutdown(socket.SHUT_RDWR)
-
-
 class Ledger:
     """One writer per process, on one connection of its own."""
 
@@ -292,7 +283,6 @@ class Ledger:
 
     async def _insert(self, batch: list[_Entry]) -> None:
         started = time.monotonic()
-        assert self._connection is not None
         assert self._statements is not None
         calls = self._encode([call for entry in batch for call in entry.calls])
         usage = self._encode([entry.usage for entry in batch])
@@ -301,7 +291,7 @@ class Ledger:
         if any(entry.claim_id is not None for entry in batch):
             asked = [{"request": e.usage.id, "claim": e.claim_id} for e in batch if e.claim_id is not None]
             sql, parameters = self._sql_with_claims, (self._encode(asked), *parameters)
-        timer = asyncio.get_running_loop().call_later(self._wait_s, cut, self._connection)
+        timer = asyncio.get_running_loop().call_later(self._wait_s, self._statements.give_up)
         try:
             await self._statements.run(sql, parameters)
         finally:

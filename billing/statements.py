@@ -10,8 +10,11 @@ Failure: raises psycopg's errors, as `execute` does; after an `OperationalError`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import re
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +46,11 @@ class Statements:
             self._prepared[sql] = name
         self._wire.send_query_prepared(name, parameters)
         await self._done()
+
+    def give_up(self) -> None:
+        """Fails what runs, with an `OperationalError`: its server says nothing any more."""
+        self.close()
+        self._end(psycopg.OperationalError("no answer in time"))
 
     def close(self) -> None:
         """Lets go of the socket, once: when libpq has closed it, its number may be somebody else's."""
@@ -77,17 +85,25 @@ class Statements:
 
     def _read(self) -> None:
         try:
-            self._wire.consume_input()
-            while self._outcome is not None and not self._wire.is_busy():
-                result = self._wire.get_result()
-                if result is None:
-                    self._end(self._error)
-                    return
-                if result.status == ExecStatus.FATAL_ERROR:
-                    self._error = psycopg.errors.error_from_result(result)
+            # Twice, because uvloop tells of a socket that was reset once only, and the server's last words may come
+            # first: https://github.com/libuv/libuv/blob/v1.x/src/unix/poll.c stops watching at POLLERR.
+            if not self._is_over():
+                self._is_over()
         except psycopg.Error as error:
             self.close()  # a broken connection would be readable for ever
             self._end(self._error or error)
+
+    def _is_over(self) -> bool:
+        """Takes what has come; whether that was the end of what runs."""
+        self._wire.consume_input()
+        while self._outcome is not None and not self._wire.is_busy():
+            result = self._wire.get_result()
+            if result is None:
+                self._end(self._error)
+                return True
+            if result.status == ExecStatus.FATAL_ERROR:
+                self._error = psycopg.errors.error_from_result(result)
+        return False
 
     def _end(self, error: psycopg.Error | None) -> None:
         if self._outcome is None or self._outcome.done():
@@ -96,3 +112,10 @@ class Statements:
             self._outcome.set_result(None)
         else:
             self._outcome.set_exception(error)
+
+
+def cut(connection: psycopg.AsyncConnection[object]) -> None:
+    """Breaks a connection whose server says nothing any more. Cancelling would not do: psycopg then gives the
+    server ten more seconds to confirm it."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import uvloop
 
 from billing.statements import Statements
 from config.up.ports import free_port
@@ -111,3 +115,66 @@ async def test_a_socket_whose_number_is_somebody_elses_by_now_is_left_alone(
             await asyncio.sleep(0.01)
     asyncio.get_running_loop().remove_reader(number)
     os.close(number)
+
+
+LAST_WORDS = b"SWARNING\0C57P02\0Mterminating connection because of crash of another server process\0\0"
+
+
+class Relay:
+    """Stands between psycopg and its server, until it dies as a killed server does: with last words, and with what was
+    sent to it unread, so that the connection is reset."""
+
+    def __init__(self, address: str) -> None:
+        self._to = urlsplit(address)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._is_deaf = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on)
+        self._thread.start()
+        port = self._listener.getsockname()[1]
+        self.address = self._to._replace(netloc=f"{self._to.username}:{self._to.password}@127.0.0.1:{port}").geturl()
+
+    def _pass_on(self) -> None:
+        self._client, _ = self._listener.accept()
+        with socket.create_connection((self._to.hostname, self._to.port)) as server:
+            other = {self._client: server, server: self._client}
+            while not self._is_deaf.is_set():
+                for ready in select.select(list(other), [], [], 0.01)[0]:
+                    other[ready].sendall(ready.recv(65536))
+
+    def turn_deaf(self) -> None:
+        self._is_deaf.set()
+        self._thread.join()
+
+    def die(self) -> None:
+        select.select([self._client], [], [], 30)
+        self._client.sendall(b"N" + (len(LAST_WORDS) + 4).to_bytes(4) + LAST_WORDS)
+        self._client.close()
+        self._listener.close()
+
+
+def test_a_server_that_dies_with_last_words_fails_what_runs(address: str) -> None:
+    """On the loop that web workers run on, which tells of a reset once only."""
+
+    async def story() -> None:
+        relay = Relay(address)
+        connection = await psycopg.AsyncConnection.connect(relay.address, autocommit=True)
+        statements = Statements(connection)
+        relay.turn_deaf()
+        running = asyncio.ensure_future(statements.run(INSERT, [b"a", b""]))
+        await asyncio.sleep(0)  # it is sent
+        relay.die()
+        async with asyncio.timeout(30):
+            with pytest.raises(psycopg.OperationalError):
+                await running
+        await connection.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())
+
+
+async def test_who_waits_no_longer_fails_what_runs(statements: Statements) -> None:
+    running = asyncio.ensure_future(statements.run("SELECT pg_sleep(%s::float8)", [b"60"]))
+    await asyncio.sleep(0)
+    statements.give_up()
+    with pytest.raises(psycopg.OperationalError):
+        await running
