@@ -21,6 +21,7 @@ from audit.models import AuditEvent
 from audit.services import covering, forget_tenant, record
 from config.celery import app
 from config.up.postgres import SUPERUSER
+from core.clock import utc_now
 from core.ids import uuid7_time
 from tests.conftest import owners_cursor
 from tests.services import PASSWORD
@@ -146,7 +147,7 @@ def test_the_columns_of_a_row_are_told_without_its_secrets(acme: Any) -> None:
 
 
 def test_numbers_and_times_are_kept_as_they_are_written() -> None:
-    row = done(after={"amount": Decimal("0.020"), "at": uuid7_time(uuid4())})
+    row = done(after={"amount": Decimal("0.020"), "at": utc_now()})
     row.refresh_from_db()
     assert row.after is not None
     assert row.after["amount"] == "0.020"

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.sharing import split_exactly
-from embeddings.dispatch import Items, Sent, Upstream
 from tests.embeddings.building import deployment, endpoint
 from tests.embeddings.fakes import vectors_for
 from tests.embeddings.houses import SOON, WIDTH, House, Vendor, right, settled
@@ -153,27 +152,23 @@ async def test_the_slots_of_a_provider_are_shared_by_all_its_lanes():
 async def test_a_noisy_neighbour_costs_one_call_more_than_being_alone():
     """8 slots; acme has 800 calls' worth waiting, globex sends one text after the other. Counted in calls, not in
     seconds: how many are begun between a text's coming and its own."""
-    begun = came_at = 0
-    ahead = []
-
-    async def slow(lane: Upstream, items: Items, *, timeout_s: float) -> Sent:
-        nonlocal begun
-        if items[0] == "globex":
-            ahead.append(begun - came_at)
-        begun += 1
-        await asyncio.sleep(0.01)
-        return Sent(np.ones((len(items), WIDTH), np.float32), 1)
-
-    house = House(Vendor(), slots=8, max_items=10)
-    house.dispatcher._send = slow
+    vendor = Vendor(open_=False)
+    house = House(vendor, slots=8, max_items=10)
     noise = [house.ask(*["acme"] * 100) for _ in range(80)]
     await settled()
+    ahead = []
     for _ in range(30):
-        came_at = begun
-        await house.ask("globex", tenant="globex")
+        came_at = len(vendor.calls)
+        quiet = house.ask("globex", tenant="globex")
+        while not quiet.done():
+            await settled()
+            vendor.let(1)  # the call that has run longest ends
+            await settled()
+        ahead.append(vendor.calls[came_at:].index(["globex"]))
     assert house.statistics["queued"] > 0  # the neighbour was at it all the time
     assert max(ahead) <= 1  # so of the eight under way, the second that ends makes room at the latest
-    await house.dispatcher.close()
+    vendor.let()
+    await house.dispatcher.close(within_s=SOON)
     await asyncio.gather(*noise)
 
 
