@@ -92,9 +92,10 @@ class World:
         self.outsider = person(f"mallory-{seed}@mallory.test")
         self.operator = person(f"operator-{seed}@quiver.test", is_operator=True)
         self.accepted = 0
+        self.look()
 
     def look(self) -> None:
-        """Reads all rows once: what somebody has before a step."""
+        """Reads all rows once: what somebody has before the next step."""
         rows = ApiKey.objects.filter(tenant_id=self.tenant).select_related("created_by").order_by("created_at", "id")
         self.rows = {row.id: row for row in rows}
         self.roles = dict(Membership.objects.filter(tenant_id=self.tenant).values_list("user_id", "role"))
@@ -139,10 +140,11 @@ class World:
 
     def attempt(self) -> None:
         """One random step; what it yields must lie within what its actor had before. Refusals are what is hoped for."""
-        self.look()
         step = self.dice.choices([self.mint, self.change, self.rotate, self.stir], [50, 35, 10, 5])[0]
-        with suppress(QuiverError), transaction.atomic():
-            step()
+        with suppress(QuiverError):
+            with transaction.atomic():
+                step()
+            self.look()  # a refusal changed nothing
 
     def mint(self) -> None:
         actor, rights = self.actor(), self.rights()
