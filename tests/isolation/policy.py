@@ -23,6 +23,7 @@ class Line:
     body: dict[str, Any] | None = None
     query: str = ""
     is_tenants: bool = True  # whether the row is a tenant's
+    is_streamed: bool = False  # then what is in it is looked at in `test_streams`
     also: dict[str, str] = field(default_factory=dict)  # further parameters of the path
 
 
@@ -38,7 +39,7 @@ LINES = [
     Line("GET", "quotas", "usage:read"),
     Line("GET", "tenant-model-usage", "usage:read", query="period=month"),
     Line("GET", "usage", "usage:read", query="granularity=hour&group_by=model"),
-    Line("GET", "usage-export", "usage:read"),
+    Line("GET", "usage-export", "usage:read", is_streamed=True),
     Line("GET", "agent-models", "models:read", "agent"),
     Line("GET", "providers-health", OPERATOR),
     Line("POST", "provider-breaker", OPERATOR, "provider", {"state": "auto"}, **_PLATFORMS),
@@ -47,7 +48,7 @@ LINES = [
     Line("POST", "tenant-list", OPERATOR, body={"name": "New", "slug": "new"}),
     Line("GET", "tenant-detail", OPERATOR, "tenant"),
     Line("PATCH", "tenant-detail", OPERATOR, "tenant", {"name": "Taken"}),
-    Line("GET", "export-tenant", OPERATOR, "tenant"),
+    Line("GET", "export-tenant", OPERATOR, "tenant", is_streamed=True),
     Line("POST", "erase-tenant", OPERATOR, "tenant", {"slug": "globex"}),
     Line("GET", "member-list", "admin"),
     Line("GET", "member-detail", "admin", "member"),
@@ -139,7 +140,7 @@ LINES = [
     Line("POST", "alert-channel-renew-secret", "billing:write", "channel"),
     Line("GET", "audit-event-list", "admin"),
     Line("GET", "audit-event-detail", "admin", "event"),
-    Line("GET", "audit-export", "admin"),
+    Line("GET", "audit-export", "admin", is_streamed=True),
     Line("GET", "usage-record-list", "usage:read"),
     Line("GET", "usage-record-detail", "usage:read", "usage"),
 ]  # fmt: skip

@@ -6,199 +6,25 @@ so that the code alone must. Who may do what is in `tests.isolation.policy`.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from django.db import transaction
-from django.db.models.query import QuerySet
 
 from core.clock import utc_now
 from tenants.scopes import Scope, allows
-from tests.admin.world import browser, furnish, used
+from tests.admin.world import browser
 from tests.architecture.test_routes import CLOSED
-from tests.conftest import Party, client, make_party, owners_cursor
+from tests.conftest import Party, client, make_party
 from tests.isolation.policy import LINES, OPERATOR, Line
+from tests.isolation.worlds import World, rows_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
-MARK = "globex"
 NAMES = {id(line): f"{line.method} {line.route}" for line in LINES}
 # What differs between two answers to the same question.
 VOLATILE = re.compile(r'"(request_id|start_time|end_time|selected_at|from|to|until|updated_at|resets_at)": ?"[^"]*"')
-
-
-SHARED = {"model", "provider", "nothing"}  # what everybody knows
-
-
-@dataclass(frozen=True)
-class World:
-    """Globex, which has a row of each kind, and mallory, who has a key with all rights and nothing else."""
-
-    globex: Party
-    mallory: Party
-    rows: dict[str, str]
-
-    def path(self, line: Line) -> str:
-        (route,) = {path for path, each in CLOSED if each.name == line.route}
-        for name, kind in line.also.items():
-            route = re.sub(f"<[a-z]+:{name}>", self.rows[kind], route)
-        path = re.sub("<[^>]+>", self.rows[line.row], route) if line.row else route
-        return f"/{path}?{line.query}" if line.query else f"/{path}"
-
-    def body(self, line: Line) -> dict[str, Any] | None:
-        return None if line.body is None else json.loads(re.sub(r"\{(\w+)\}", self._row, json.dumps(line.body)))
-
-    def _row(self, found: re.Match[str]) -> str:
-        return self.rows[found[1]]
-
-    def ask(self, api: Any, line: Line) -> Any:
-        """The answer to one line; whatever it did is undone."""
-        with undone():
-            api.raise_request_exception = False
-            body = {} if self.body(line) is None else {"data": self.body(line)}
-            return getattr(api, line.method.lower())(self.path(line), **body)
-
-    def leaks(self, line: Line, answer: Any) -> list[str]:
-        """What of globex's is in an answer, but for what the caller said themselves."""
-        said = self.path(line) + json.dumps(self.body(line))
-        text = content(answer)
-        for each in sorted({*self.rows.values()}, key=len, reverse=True):
-            text = text.replace(each, "") if each in said else text
-        theirs = [each for kind, each in self.rows.items() if kind not in SHARED]
-        return [each for each in (MARK, *theirs, str(self.globex.id)) if is_in(each, text)]
-
-
-def is_in(mark: str, text: str) -> bool:
-    """Numbers are too short to be recognised among others."""
-    return len(mark) > 10 and mark in text if mark != MARK else mark in text.lower()
-
-
-def content(answer: Any) -> str:
-    return b"".join([f"{k}: {v}\n".encode() for k, v in answer.headers.items()]).decode() + (
-        "" if answer.streaming else answer.content.decode()
-    )
-
-
-@contextmanager
-def undone() -> Iterator[None]:
-    with transaction.atomic():
-        yield
-        transaction.set_rollback(True)
-
-
-@pytest.fixture
-def model(add_model: Callable[..., Any]) -> Any:
-    from catalog.upstreams import add_provider
-
-    # An address where nobody answers: whoever may have it called gets a refusal at once.
-    add_provider(slug="vendor", kind="openai", base_url="http://127.0.0.1:1/v1", secret={"api_key": "sk-concealed"})
-    return add_model("small")
-
-
-@pytest.fixture
-def world(model: Any, globex: Party, mallory: Party) -> World:
-    return World(globex, mallory, rows_of(globex, model))
-
-
-def rows_of(party: Party, model: Any) -> dict[str, str]:
-    """A row of each kind, by the words of the policies."""
-    from alerts.services import add_channel, raise_alert
-    from audit.models import AuditEvent
-    from billing.models import Limit
-    from catalog.models import DiscoveryRun, Provider
-    from tenants.agents import add_agent
-    from tenants.minting import mint_key
-    from tenants.models import Invitation, Membership, TenantCredential, TenantModel
-    from tenants.rights import Rights
-
-    furnish(party, model)
-    add_agent(tenant_id=party.id, agent_id=f"{party.slug}-agent", name=f"{party.slug} agent")
-    channel = add_channel(tenant_id=party.id, name=f"{party.slug} channel", targets=[f"ops@{party.slug}.example"])
-    alert = raise_alert(
-        tenant_id=party.id, kind="quota_warning", subject=f"{party.slug} subject", title=f"of {party.slug}", detail={}
-    )
-    assert alert is not None
-    own = {"tenant_id": party.id}
-    vendor = Provider.objects.get(slug="vendor")
-    found = {
-        "tenant": party.id,
-        "member": Membership.objects.get(**own, role="viewer").user_id,
-        "invitation": Invitation.objects.get(**own).id,
-        "key": mint_key(tenant_id=party.id, name="a", rights=Rights(frozenset({"keys:write"})))[0].id,
-        "tenant_model": TenantModel.objects.get(**own).id,
-        "own_credential": TenantCredential.objects.get(**own).id,
-        "agent": f"{party.slug}-agent",
-        "limit": Limit.objects.get(**own, measure="tokens").id,
-        "budget": Limit.objects.filter(**own, measure="usd").earliest("id").id,
-        "alert": alert.id,
-        "channel": channel.id,
-        "event": AuditEvent.objects.filter(**own).latest("id").id,
-        "usage": used(party.id, party.slug).id,
-        "model": model.id,
-        "provider": "vendor",
-        "credential": vendor.credentials.get().id,
-        "run": DiscoveryRun.objects.create(provider=vendor).id,
-        "nothing": uuid4(),
-    }
-    return {kind: str(each) for kind, each in found.items()}
-
-
-# The three ways.
-
-
-@pytest.fixture(params=["both walls", "row security alone", "the code alone"])
-def walls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "row security alone":
-        without_the_codes_scoping(monkeypatch)
-    if request.param == "the code alone":
-        without_row_security()
-    return str(request.param)
-
-
-def without_the_codes_scoping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the tenant out of every condition that the code asks with on a tenant's behalf."""
-    import config.admin_site
-    import tenants.authentication
-    from tenants.walls import act_for
-
-    filtered, acting = QuerySet._filter_or_exclude_inplace, {"tenant": False}  # type: ignore[attr-defined]
-
-    def act(tenant_id: Any) -> None:
-        act_for(tenant_id)
-        acting["tenant"] = True
-
-    def unscoped(self: Any, negate: bool, args: Any, kwargs: dict[str, Any]) -> Any:
-        if acting["tenant"] and not negate:
-            kwargs = {each: kwargs[each] for each in kwargs if each.split("__")[0] not in ("tenant", "tenant_id")}
-        return filtered(self, negate, args, kwargs)
-
-    asked = World.ask
-
-    def ask(self: World, api: Any, line: Line) -> Any:
-        acting["tenant"] = False
-        answer = asked(self, api, line)
-        acting["tenant"] = False
-        return answer
-
-    monkeypatch.setattr(tenants.authentication, "act_for", act)
-    monkeypatch.setattr(config.admin_site, "act_for", act)
-    monkeypatch.setattr(QuerySet, "_filter_or_exclude_inplace", unscoped)
-    monkeypatch.setattr(World, "ask", ask)
-
-
-def without_row_security() -> None:
-    with owners_cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what is still to be checked keeps a table from being altered
-        cursor.execute("SET CONSTRAINTS ALL DEFERRED")
-        cursor.execute("SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = 'public'::regnamespace")
-        for (name,) in cursor.fetchall():
-            cursor.execute(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
 
 
 def test_the_ways_are_what_they_say(world: World, walls: str) -> None:
@@ -341,9 +167,10 @@ def test_its_own_key_reaches_all_of_it(world: World) -> None:
     lines = [line for line in mine if "nothing" not in line.also.values()]
     wrong = []
     for line in lines:
-        status = world.ask(world.globex.api, line).status_code
-        if status in (401, 403, 404) or status >= 500:
-            wrong.append((NAMES[id(line)], status))
+        answer = world.ask(world.globex.api, line)
+        is_refused = answer.status_code in (401, 403, 404) or answer.status_code >= 500
+        if is_refused or answer.streaming is not line.is_streamed:
+            wrong.append((NAMES[id(line)], answer.status_code))
     assert wrong == []
 
 
