@@ -78,9 +78,9 @@ class CredentialForm(SecretForm):
             self.fields["label"].help_text += " Give either the API key alone, or both AWS keys."
 
 
-def how_it_stands(test_id: UUID, subject: str) -> JsonResponse:
+def how_it_stands(test_id: UUID, subject: str, *, tenant_id: UUID | None = None) -> JsonResponse:
     """What is known of a test by now, for the page that waits."""
-    test = connection_tests.find(test_id)
+    test = connection_tests.find(test_id, tenant_id=tenant_id)
     if test is None or test.subject != subject:
         return JsonResponse({"state": "forgotten", "findings": []})
     is_late = test.state == "waiting" and utc_now() - test.asked_at > WORKER_IS_LATE

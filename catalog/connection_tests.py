@@ -48,6 +48,7 @@ class ConnectionTest:
     id: UUID
     subject: str  # what is tested: a provider, or a tenant's own credential
     asked_at: datetime
+    tenant_id: UUID | None = None  # whose credential it is; None: the platform's
     state: str = "waiting"
     findings: tuple[Finding, ...] = ()
 
@@ -65,17 +66,17 @@ def subject_of(provider: Provider) -> str:
     return f"provider {provider.pk}"
 
 
-def start(subject: str, ask_worker: Callable[[str], object]) -> ConnectionTest:
+def start(subject: str, ask_worker: Callable[[str], object], *, tenant_id: UUID | None = None) -> ConnectionTest:
     """A test that waits; `ask_worker` is called with its id after the commit."""
-    test = ConnectionTest(uuid4(), subject, utc_now())
+    test = ConnectionTest(uuid4(), subject, utc_now(), tenant_id)
     _keep(test)
     transaction.on_commit(lambda: ask_worker(str(test.id)))
     return test
 
 
-def find(test_id: UUID) -> ConnectionTest | None:
-    """The test as it stands; None when it is forgotten, or never was."""
-    said: dict[str, Any] | None = cache.get(_key(test_id))
+def find(test_id: UUID, *, tenant_id: UUID | None = None) -> ConnectionTest | None:
+    """The tenant's test, or the platform's, as it stands; None when it is forgotten, or never was."""
+    said: dict[str, Any] | None = cache.get(_key(test_id, tenant_id))
     if said is None:
         return None
     return ConnectionTest(**said | {"findings": tuple(Finding(**each) for each in said["findings"])})
@@ -132,8 +133,8 @@ async def _list(endpoint: Endpoint) -> list[ListedModel]:
 
 
 def _keep(test: ConnectionTest) -> None:
-    cache.set(_key(test.id), asdict(test), timeout=KEPT.total_seconds())
+    cache.set(_key(test.id, test.tenant_id), asdict(test), timeout=KEPT.total_seconds())
 
 
-def _key(test_id: UUID) -> str:
-    return f"connection-test:{test_id}"
+def _key(test_id: UUID, tenant_id: UUID | None) -> str:
+    return f"connection-test:{tenant_id or 'platform'}:{test_id}"

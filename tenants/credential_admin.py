@@ -157,7 +157,8 @@ class TenantCredentialAdmin(TenantScoped[TenantCredential]):
 
     def test_state(self, request: HttpRequest, object_id: UUID, test_id: UUID) -> JsonResponse:
         """What is known by now, for the page."""
-        return how_it_stands(test_id, own_credentials.subject_of(self._mine(request, object_id)))
+        row = self._mine(request, object_id)
+        return how_it_stands(test_id, own_credentials.subject_of(row), tenant_id=row.tenant_id)
 
     def _mine(self, request: HttpRequest, object_id: UUID) -> TenantCredential:
         if not self.has_act_permission(request):

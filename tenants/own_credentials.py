@@ -122,26 +122,28 @@ def begin_test(*, tenant_id: UUID, credential_id: UUID) -> ConnectionTest:
     from tenants.tasks import test_own_credential  # what it runs calls back here
 
     row = find_own_credential(tenant_id, credential_id)
-    if not cache.add(f"own-credential-test:{row.id}", 1, timeout=_BETWEEN_TESTS_S):
+    if not cache.add(f"own-credential-test:{tenant_id}:{row.id}", 1, timeout=_BETWEEN_TESTS_S):
         raise RateLimitExceeded("This credential was tested a moment ago.", retry_after=_BETWEEN_TESTS_S)
     record("tenant_credential.tested", **_about(row))
-    return connection_tests.start(subject_of(row), lambda test_id: test_own_credential.delay(test_id))
+    return connection_tests.start(
+        subject_of(row), lambda test_id: test_own_credential.delay(str(tenant_id), test_id), tenant_id=tenant_id
+    )
 
 
 def find_test(*, tenant_id: UUID, credential_id: UUID, test_id: UUID) -> ConnectionTest:
     """How it stands, or `NotFound`."""
-    row, test = find_own_credential(tenant_id, credential_id), connection_tests.find(test_id)
+    row, test = find_own_credential(tenant_id, credential_id), connection_tests.find(test_id, tenant_id=tenant_id)
     if test is None or test.subject != subject_of(row):
         raise NotFound("There is no such test, or not any more.")
     return test
 
 
-def run_test(test_id: UUID) -> None:
+def run_test(*, tenant_id: UUID, test_id: UUID) -> None:
     """Does the test, in a worker; one that is forgotten, or whose credential is gone, is left alone."""
-    test = connection_tests.find(test_id)
+    test = connection_tests.find(test_id, tenant_id=tenant_id)
     if test is None:
         return
-    found = TenantCredential.objects.select_related("provider")
+    found = own_credentials_of(tenant_id)
     row = found.filter(id=test.subject.removeprefix("credential ")).first()
     if row is not None:
         own = own_credential(row)

@@ -41,9 +41,9 @@ def send_password_reset(email: str) -> None:
 
 
 @shared_task(expires=600)
-def test_own_credential(test_id: str) -> None:
+def test_own_credential(tenant_id: str, test_id: str) -> None:
     """Lists a provider's models with a tenant's own credential."""
-    own_credentials.run_test(UUID(test_id))
+    own_credentials.run_test(tenant_id=UUID(tenant_id), test_id=UUID(test_id))
 
 
 def after_commit(task: Task, *args: str) -> None:
