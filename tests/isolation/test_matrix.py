@@ -19,7 +19,7 @@ from tests.admin.world import browser
 from tests.architecture.test_routes import CLOSED
 from tests.conftest import Party, client, make_party
 from tests.isolation.policy import LINES, OPERATOR, Line
-from tests.isolation.worlds import World, rows_of
+from tests.isolation.worlds import World, rows_in_database, rows_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 NAMES = {id(line): f"{line.method} {line.route}" for line in LINES}
@@ -129,9 +129,9 @@ def test_every_scope_but_the_lines_own_is_too_little(world: World, mint: Callabl
 
 def test_of_a_tenants_row_nobody_elses_key_knows(world: World, walls: str) -> None:
     theirs = [line for line in LINES if line.row and line.is_tenants and line.scope != OPERATOR]
-    before = globexs_rows(world)
+    before = rows_in_database(world.globex)
     assert walked(world, world.mallory.api, theirs, {404}) == []
-    assert globexs_rows(world) == before
+    assert rows_in_database(world.globex) == before
 
 
 def test_what_is_the_operators_no_tenant_may(world: World, walls: str) -> None:
@@ -182,17 +182,6 @@ def test_an_operators_key_is_let_in_and_breaks_nothing(world: World, operator: A
         if status == 401 or status >= 500 or (status == 403 and line.scope == OPERATOR):
             wrong.append((NAMES[id(line)], status))
     assert wrong == []
-
-
-def globexs_rows(world: World) -> dict[str, list[Any]]:
-    """All that is globex's, whatever the table."""
-    from django.apps import apps
-
-    return {
-        each._meta.label: sorted(map(repr, each._default_manager.filter(tenant_id=world.globex.id).values_list()))
-        for each in apps.get_models()
-        if any(field.attname == "tenant_id" for field in each._meta.concrete_fields)
-    }
 
 
 def test_tenants_share_no_names(model: Any, globex: Party, mallory: Party, walls: str) -> None:

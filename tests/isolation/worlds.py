@@ -136,3 +136,14 @@ def rows_of(party: Party, model: Any) -> dict[str, str]:
         "nothing": uuid4(),
     }
     return {kind: str(each) for kind, each in found.items()}
+
+
+def rows_in_database(party: Party) -> dict[str, list[str]]:
+    """All that is a tenant's, whatever the table."""
+    from django.apps import apps
+
+    return {
+        each._meta.label: sorted(map(repr, each._default_manager.filter(tenant_id=party.id).values_list()))
+        for each in apps.get_models()
+        if any(field.attname == "tenant_id" for field in each._meta.concrete_fields)
+    }
