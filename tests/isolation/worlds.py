@@ -47,9 +47,12 @@ class World:
     def ask(self, api: Any, line: Line) -> Any:
         """The answer to one line; whatever it did is undone."""
         with undone():
-            api.raise_request_exception = False
-            body = {} if self.body(line) is None else {"data": self.body(line)}
-            return getattr(api, line.method.lower())(self.path(line), **body)
+            return self.send(api, line)
+
+    def send(self, api: Any, line: Line) -> Any:
+        api.raise_request_exception = False
+        body = {} if self.body(line) is None else {"data": self.body(line)}
+        return getattr(api, line.method.lower())(self.path(line), **body)
 
     def leaks(self, line: Line, answer: Any) -> list[str]:
         """What of globex's is in an answer, but for what the caller said themselves."""
@@ -57,6 +60,9 @@ class World:
         text = content(answer)
         for each in sorted({*self.rows.values()}, key=len, reverse=True):
             text = text.replace(each, "") if each in said else text
+        return self.leaks_in(text)
+
+    def leaks_in(self, text: str) -> list[str]:
         theirs = [each for kind, each in self.rows.items() if kind not in SHARED]
         return [each for each in (MARK, *theirs, str(self.globex.id)) if is_in(each, text)]
 
