@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -45,8 +45,26 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RequestHeaders = Mapping[bytes, bytes]
 
-_EMBEDDINGS = ("/v1/embeddings", "/api/v1/embeddings")
-_ESTIMATES = tuple(f"{path}/estimate" for path in _EMBEDDINGS)
+
+class Served(NamedTuple):
+    """What is served at a path: by which method, and to keys with which scopes, any of them."""
+
+    method: str
+    scopes: tuple[Scope, ...]
+
+
+_EMBED, _ESTIMATE = Served("POST", (Scope.EMBEDDINGS,)), Served("POST", (Scope.EMBEDDINGS,))
+_MODELS = Served("GET", (Scope.MODELS_READ, Scope.EMBEDDINGS))
+_OF_MODELS = "/v1/models/"  # what follows names one
+# Every path that this door serves.
+ROUTES: Mapping[str, Served] = {
+    "/v1/embeddings": _EMBED,
+    "/api/v1/embeddings": _EMBED,
+    "/v1/embeddings/estimate": _ESTIMATE,
+    "/api/v1/embeddings/estimate": _ESTIMATE,
+    "/v1/models": _MODELS,
+    _OF_MODELS: _MODELS,
+}
 _LONGEST_HEADER = 300
 _REPLAYED = (b"idempotent-replayed", b"true")
 _HEAVY_BODY = 262_144  # bytes; about a millisecond of decoding
@@ -137,25 +155,24 @@ class Door:
     ) -> tuple[int, answers.Headers, bytes]:
         path, method = scope["path"], scope["method"]
         headers: RequestHeaders = dict(scope["headers"])
-        if path in _EMBEDDINGS or path in _ESTIMATES:
-            _require_method(method, "POST")
-            key, snapshot = await self._authenticate(scope, headers, seen, Scope.EMBEDDINGS)
+        route = ROUTES.get(_OF_MODELS if path.startswith(_OF_MODELS) else path)
+        if route is None:
+            raise errors.NotFound(f"There is no {path[:100]} here; see /api/docs.")
+        _require_method(method, route.method)
+        key, snapshot = await self._authenticate(scope, headers, seen, route.scopes)
+        if route is _EMBED or route is _ESTIMATE:
             agent_id = _agent(headers, key, snapshot)
             deadline = started + self._timeout_s(headers)
             call = Call(request_id, created_ms, key, snapshot, started, deadline, agent_id)
             body = await self._body(headers, receive, call)
             request = await self._request(headers, body)
-            if path in _ESTIMATES:
+            if route is _ESTIMATE:
                 return 200, [], orjson.dumps(await self._estimates.estimate(request, call))
             return await self._embed(headers, body, request, call, seen)
-        if path == "/v1/models" or path.startswith("/v1/models/"):
-            _require_method(method, "GET")
-            key, snapshot = await self._authenticate(scope, headers, seen, Scope.MODELS_READ, Scope.EMBEDDINGS)
-            now = datetime.now(UTC)
-            if path == "/v1/models":
-                return 200, [], listing.list_models(snapshot, key, now)
-            return 200, [], listing.get_model(snapshot, key, path.removeprefix("/v1/models/"), now)
-        raise errors.NotFound(f"There is no {path[:100]} here; see /api/docs.")
+        now = datetime.now(UTC)
+        if path.startswith(_OF_MODELS):
+            return 200, [], listing.get_model(snapshot, key, path.removeprefix(_OF_MODELS), now)
+        return 200, [], listing.list_models(snapshot, key, now)
 
     async def _body(self, headers: RequestHeaders, receive: Receive, call: Call) -> bytes:
         content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -238,7 +255,7 @@ class Door:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _authenticate(
-        self, scope: Scope_, headers: RequestHeaders, seen: _Seen, *any_of: Scope
+        self, scope: Scope_, headers: RequestHeaders, seen: _Seen, any_of: tuple[Scope, ...]
     ) -> tuple[KeyGrant, TenantSnapshot]:
         text = _credential(headers)
         digest = hashlib.sha256(text).digest()

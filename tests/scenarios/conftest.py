@@ -40,6 +40,7 @@ def platform(tmp_path_factory, vendor):
         running.add_provider("fake", vendor.base_url, vendor.key)
         running.model_id = running.add_model("fake")
         yield running
+        running.look_into_redis()
 
 
 @pytest.fixture(scope="session")
@@ -61,5 +62,6 @@ def crowded(tmp_path_factory):
                 running.model_id = running.add_model("fake")
                 running.start_worker()
                 yield running
+                running.look_into_redis()
         finally:
             vendor.terminate()

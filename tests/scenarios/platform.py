@@ -20,6 +20,7 @@ from config.up import programs
 from config.up.ports import free_port
 from config.up.postgres import THROWAWAY, EmbeddedPostgres
 from config.up.valkey import EmbeddedValkey
+from tests.isolation.policy_redis import lines_met
 from tests.up.processes import CHECKOUT, children_of, clean_environment, eventually
 
 _PASSWORD = "throwaway"
@@ -224,10 +225,20 @@ class Platform:
         with psycopg.connect(self.database_url) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    @property
+    def redis_urls(self) -> tuple[str, str]:
+        """Quiver's own, and the broker's."""
+        return self.environment["REDIS_URL"], self.environment["CELERY_BROKER_URL"]
+
     def execute(self, statements: str) -> None:
         """Does something to the database behind the platform's back."""
         with psycopg.connect(self.database_url) as connection:
             connection.execute(statements.encode())
+
+    def look_into_redis(self) -> set[str]:
+        """Whatever was done: every key has its line, which names a tenant that there is or is the platform's."""
+        tenants = [tenant for (tenant,) in self.rows("SELECT id FROM tenants_tenant")]
+        return lines_met(self.redis_urls, tenants, self.environment["QUIVER_ENCRYPTION_KEYS"])
 
     def memory_mb(self) -> float:
         """Resident memory of the workers."""

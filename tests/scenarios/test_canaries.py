@@ -33,6 +33,7 @@ from tests.fakes.openai import FakeOpenAI
 from tests.fakes.server import FakeServer
 from tests.fakes.smtp import FakeSmtp
 from tests.fakes.vertex import FakeVertex
+from tests.isolation.policy_redis import held_by_redis
 from tests.scenarios.platform import Platform
 from tests.up.processes import eventually
 
@@ -200,22 +201,6 @@ def watch(url: str, cage: Cage, stop: threading.Event) -> threading.Thread:
     return thread
 
 
-def held_by_redis(url: str) -> Iterator[bytes]:
-    """Every key with its value, of whichever type."""
-    client: Any = redis.from_url(url)
-    read = {
-        b"string": client.get,
-        b"list": lambda key: client.lrange(key, 0, -1),
-        b"set": client.smembers,
-        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
-        b"hash": client.hgetall,
-        b"stream": client.xrange,
-    }
-    with client:
-        for key in client.scan_iter():
-            yield key + b" " + repr(read[client.type(key)](key)).encode()
-
-
 def of_providers(story: Story, sold: Sold) -> None:
     """Each kind of provider is added, also in wrong ways, and its models are looked for while it fails."""
     key, birds = story.platform.operator_key, story.cage.birds
@@ -356,9 +341,9 @@ def look_everywhere(platform: Platform, cage: Cage) -> None:
     for (table,) in platform.rows("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"):
         for (row,) in platform.rows(f"SELECT t::text FROM {table} t"):
             cage.hear(f"table {table}", row.encode())
-    for url in (platform.environment["REDIS_URL"], platform.environment["CELERY_BROKER_URL"]):
-        for value in held_by_redis(url):
-            cage.hear("Redis", value)
+    for url in platform.redis_urls:
+        for key, value in held_by_redis(url):
+            cage.hear("Redis", key + b" " + value)
     cage.hear("metrics", platform.ask("GET", "/metrics").body)
     for _, command in list(cage.heard):
         for body in TASK_BODY.findall(command):
