@@ -20,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks
 
+from tests.isolation.policy_data_plane import OPERATIONAL
 from tests.scenarios.platform import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,6 +33,16 @@ LEFT_OUT = {
     "POST /api/v1/embedding-models/providers/{slug}/test",
     "POST /api/v1/alert-channels/{id}/test",
 }
+# Whose rows are the platform's; all others are tenants', and each test below has one of each kind.
+PLATFORMS = {
+    "/api/v1/embedding-models/catalog/{id}",
+    "/api/v1/embedding-models/discovery/runs/{id}",
+    "/api/v1/embedding-models/providers/{slug}",
+    "/api/v1/tenants/{id}",
+    "/v1/models/{id}",
+}
+# What is never deleted: the ledger, the log of what was done, and what somebody was told.
+LASTING = {"/api/v1/usage/records/{request_id}", "/api/v1/audit-events/{id}", "/api/v1/alerts/{id}"}
 MARKER = "globexmarker"
 
 
@@ -49,26 +60,41 @@ class World:
 def world(platform: Platform) -> World:
     keys, rows = {}, {}
     for slug, mark in (("schema-acme", "plain"), ("schema-globex", MARKER)):
-        _, keys[slug] = platform.add_tenant(slug)
-        rows[slug] = _fill(platform, keys[slug], mark)
+        tenant, keys[slug] = platform.add_tenant(slug)
+        rows[slug] = _fill(platform, tenant, keys[slug], mark)
     keys["operator"] = platform.operator_key
     schema = schemathesis.openapi.from_dict(platform.ask("GET", "/api/schema?format=json").json)
     schema.config.update(base_url=f"http://127.0.0.1:{platform.port}")
     return World(platform, schema, keys, rows)
 
 
-def _fill(platform: Platform, key: str, mark: str) -> dict[str, str]:
+def _fill(platform: Platform, tenant: str, key: str, mark: str) -> dict[str, str]:
     """A row of each kind that a tenant owns; its address by the template of such addresses."""
 
     def add(path: str, body: dict[str, Any], id: str = "id") -> str:
         return str(platform.operate("POST", path, body, key)[id])
+
+    def newest(path: str) -> str:
+        return str(platform.operate("GET", path, key=key)["results"][0]["id"])
 
     configured = platform.configure(key, platform.model_id)["id"]
     request_id = platform.embed(key, input=mark).json["quiver"]["request_id"]
     limit = {"scope": "agent", "scope_id": mark, "measure": "usd", "period": "day", "amount": "1"}
     budget = add("/limits", limit)
     agent = add("/agents", {"agent_id": f"agent-{mark}", "name": mark}, "agent_id")
+    platform.run(
+        "from uuid import UUID; from alerts.services import raise_alert; from tenants.members import add_member; "
+        f"from tenants.services import add_user; own = {{'tenant_id': UUID('{tenant}')}}; "
+        f"add_member(user=add_user(email='{mark}@example.com'), role='viewer', **own); "
+        f"raise_alert(kind='quota_warning', subject='{mark}', title='{mark}', detail={{}}, **own)"
+    )
+    own = {"provider": "fake", "secret": {"api_key": "sk"}, "label": mark, "use": "last"}
     return {
+        "/api/v1/alerts/{id}": newest("/alerts"),
+        "/api/v1/members/{id}": newest("/members"),
+        "/api/v1/invitations/{id}": add("/invitations", {"email": f"new-{mark}@example.com", "role": "viewer"}),
+        "/api/v1/provider-credentials/{id}": add("/provider-credentials", own),
+        "/api/v1/audit-events/{id}": newest("/audit-events"),
         "/api/v1/tenant-models/{id}": configured,
         "/api/v1/limits/{id}": budget,
         "/api/v1/budgets/{id}": budget,
@@ -80,8 +106,11 @@ def _fill(platform: Platform, key: str, mark: str) -> dict[str, str]:
 
 
 def operations(world: World) -> list[Any]:
-    found = [each.ok() for each in world.schema.get_all_operations()]
-    return [each for each in found if each.label not in LEFT_OUT]
+    return [each for each in _all(world) if each.label not in LEFT_OUT]
+
+
+def _all(world: World) -> list[Any]:
+    return [each.ok() for each in world.schema.get_all_operations()]
 
 
 def made_up(operation: Any, send: Callable[[Any], None], examples: int) -> None:
@@ -143,13 +172,13 @@ def test_rows_of_another_tenant_are_not_there(world: World) -> None:
 
 
 def test_nothing_is_used_once_it_is_deleted(world: World) -> None:
-    _, key = world.platform.add_tenant("schema-deleted")
-    rows = _fill(world.platform, key, "gone")
-    del rows["/api/v1/usage/records/{request_id}"]  # the ledger keeps what was charged
+    tenant, key = world.platform.add_tenant("schema-deleted")
+    filled = _fill(world.platform, tenant, key, "gone")
+    rows = {path: row for path, row in filled.items() if path not in LASTING}
     del rows["/api/v1/budgets/{id}"]  # goes with its limit
     for path, row in rows.items():
         assert world.platform.ask("DELETE", _address(path, row), key=key).status == 204, path
-    del rows["/api/v1/api-keys/{id}"]  # shown as revoked
+    del rows["/api/v1/api-keys/{id}"], rows["/api/v1/invitations/{id}"]  # shown as revoked
 
     def use(case: Any, template: str) -> None:
         answer = asked(aimed(case, template, rows), key)
@@ -159,9 +188,28 @@ def test_nothing_is_used_once_it_is_deleted(world: World) -> None:
         made_up(operation, partial(use, template=template), FEW)
 
 
+def test_every_kind_of_row_that_a_tenant_owns_is_among_those(world: World) -> None:
+    templates = {each.path[: each.path.index("}") + 1] for each in _all(world) if "}" in each.path}
+    assert templates == world.rows["schema-globex"].keys() | PLATFORMS
+
+
+def test_a_key_that_is_revoked_opens_nothing(world: World) -> None:
+    tenant, _ = world.platform.add_tenant("schema-revoked")
+    key = world.platform.mint(tenant, "admin")
+    world.platform.operate("DELETE", f"/api-keys/{key['id']}")
+
+    def knock(case: Any) -> None:
+        answer = asked(case, key["key"])
+        assert answer.status_code == 401, (answer.status_code, case.as_curl_command())
+
+    for operation in [each for each in _all(world) if each.path not in OPERATIONAL]:
+        made_up(operation, knock, 1)
+
+
 def operations_on(world: World, rows: Mapping[str, str]) -> list[tuple[str, Any]]:
-    """All operations on these rows, each with the template of the row's address."""
-    found = [(path, each) for each in operations(world) for path in rows if each.path.startswith(path)]
+    """All operations on these rows, each with the template of the row's address; also what is left out elsewhere, for
+    here nothing may come of it."""
+    found = [(path, each) for each in _all(world) for path in rows if each.path.startswith(path)]
     assert {path for path, _ in found} == set(rows)
     return found
 
