@@ -43,10 +43,15 @@ SELECT k.limit_id, k.start, coalesce((
             AT TIME ZONE 'UTC'
         AND (u.pool IS NULL OR NOT u.pool = ANY(%(live)s))
         AND CASE l.scope WHEN 'tenant' THEN true WHEN 'agent' THEN u.agent_id = l.scope_id
-            WHEN 'key' THEN u.key_id = l.scope_id::uuid
+            WHEN 'key' THEN u.key_id = ANY(c.keys)
             ELSE u.model_id = (SELECT m.model_id FROM tenants_tenantmodel m WHERE m.id = l.scope_id::uuid) END
 ), 0)::bigint
 FROM unnest(%(limits)s::uuid[], %(starts)s::date[]) AS k(limit_id, start) JOIN billing_limit l ON l.id = k.limit_id
+LEFT JOIN LATERAL (  -- the keys whose use a key's limit counts: those of its line, and those that they made
+    SELECT array_agg(m.id) AS keys FROM tenants_apikey o JOIN tenants_apikey m ON m.lines @> ARRAY[o.lines[1]]
+    WHERE o.id = CASE l.scope WHEN 'key' THEN l.scope_id::uuid END AND o.tenant_id = l.tenant_id
+        AND m.tenant_id = l.tenant_id
+) c ON true
 """
 
 

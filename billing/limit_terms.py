@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -20,7 +20,7 @@ class LimitTerms:
 
     limit_id: UUID
     scope: str  # tenant, model, agent, key
-    scope_id: str  # of the tenant model, agent or key; empty for the tenant
+    scope_id: str  # of the tenant model, agent, key (in a snapshot: of its line); empty for the tenant
     measure: str  # tokens, requests, usd
     period: str  # minute, day, month
     mode: str  # hard, soft, shadow
@@ -73,8 +73,13 @@ class Refused(Exception):
 
 
 def applying(
-    limits: Iterable[LimitTerms], *, tenant_model_id: UUID, agent_id: str, key_id: UUID
+    limits: Iterable[LimitTerms], *, tenant_model_id: UUID, agent_id: str, lines: Collection[UUID]
 ) -> tuple[LimitTerms, ...]:
-    """Those of a tenant's limits that apply to a request of this model, agent and key."""
-    named = {"tenant": "", "model": str(tenant_model_id), "agent": agent_id, "key": str(key_id)}
-    return tuple(each for each in limits if named[each.scope] == each.scope_id)
+    """Those of a tenant's limits that apply to a request of this model, this agent and a key of these lines."""
+    named: dict[str, Collection[str]] = {
+        "tenant": {""},
+        "model": {str(tenant_model_id)},
+        "agent": {agent_id},
+        "key": {str(each) for each in lines},
+    }
+    return tuple(each for each in limits if each.scope_id in named[each.scope])

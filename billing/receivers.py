@@ -1,4 +1,4 @@
-"""What billing does when the catalogue tells of something.
+"""What billing does when the catalogue or the tenants tell of something.
 
 Failure: the broker gone means a logged error; the nightly `adjust_for_corrections` finds what was not queued.
 """
@@ -6,12 +6,14 @@ Failure: the broker gone means a logged error; the nightly `adjust_for_correctio
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from django.dispatch import receiver
 from kombu.exceptions import OperationalError
 
-from billing import tasks
+from billing import services, tasks
 from catalog.signals import price_corrected
+from tenants.signals import key_rotated
 
 log = logging.getLogger(__name__)
 
@@ -23,3 +25,10 @@ def adjust_what_was_charged(sender: object, *, price_id: int, **_: object) -> No
         tasks.queue_adjustments(price_id)
     except OperationalError as error:
         log.error("the adjustments of price %s wait for the night: %s", price_id, error)
+
+
+@receiver(key_rotated)
+def hand_over_limits(sender: object, *, tenant_id: UUID | None, old: UUID, new: UUID, **_: object) -> None:
+    """Shows the limits of a key at its successor."""
+    if tenant_id is not None:
+        services.hand_over_limits(tenant_id=tenant_id, old=old, new=new)

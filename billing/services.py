@@ -159,6 +159,12 @@ def remove_limit(*, tenant_id: UUID, limit_id: UUID) -> None:
     check_soon(tenant_id)
 
 
+def hand_over_limits(*, tenant_id: UUID, old: UUID, new: UUID) -> None:
+    """Limits of a key are those of its successor as well, and are found there. Within the rotation's transaction; it is
+    that which is told in the audit log. What they count does not change: it is that of the whole line."""
+    Limit.objects.filter(tenant_id=tenant_id, scope=Limit.Scope.KEY, scope_id=str(old)).update(scope_id=str(new))
+
+
 def forget_expired_claims(*, batch: int = 1000) -> int:
     """Deletes the claims on idempotency keys whose day is over; returns how many they were."""
     deleted = 0

@@ -17,6 +17,7 @@ from billing.models import Limit
 from billing.periods import end_of, start_of
 from core.clock import utc_now
 from core.money import usd_from_nano
+from tenants.selectors import lines_of_keys
 
 PERIODS = ("minute", "day", "month")
 CALENDAR = ("day", "month")
@@ -59,6 +60,15 @@ def standings(
     for owner, limits in groupby(rows if tenant_id is None else rows.filter(tenant_id=tenant_id), _owner):
         found += standings_of(owner, list(limits), now=now)
     return found
+
+
+def standings_for(tenant_id: UUID, *, agent_id: str, lines: Collection[UUID]) -> list[LimitStanding]:
+    """Those of a tenant's limits that may count what this agent uses with a key of these lines, whichever the model."""
+    found = standings(tenant_id)
+    keys = {UUID(each.scope_id) for each in found if each.scope == Limit.Scope.KEY}
+    counted = {str(key) for key, line in lines_of_keys(tenant_id, keys).items() if line in lines} if keys else set()
+    own = {Limit.Scope.AGENT.value: {agent_id}, Limit.Scope.KEY.value: counted}
+    return [each for each in found if each.scope not in own or each.scope_id in own[each.scope]]
 
 
 def standings_of(tenant_id: UUID, limits: Sequence[Limit], *, now: datetime | None = None) -> list[LimitStanding]:

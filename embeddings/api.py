@@ -213,7 +213,7 @@ def _selected(request: Request, found: Explained, snapshot: TenantSnapshot, agen
     chosen, now = found.chain.candidates[0], utc_now()
     deployment, configured = chosen.choice.deployment, chosen.choice.configured
     price = chosen.choice.price_at(now)
-    limits = snapshot.limits_for(chosen.choice, agent_id=agent_id, key_id=caller(request).grant.key_id)
+    limits = snapshot.limits_for(chosen.choice, agent_id=agent_id, key=caller(request).grant)
     room = room_for(snapshot.config.tenant_id, limits, now=now)
     return {
         "model_id": deployment.model_id,

@@ -55,7 +55,7 @@ class Estimates:
         gathered = await self._gateway.look_up(work, first, None)
         tokens = gathered.tokens_of(gathered.missing)
         nano = cost_nano(tokens, first.nano_per_million)
-        limits = call.snapshot.limits_for(first.choice, agent_id=call.agent_id, key_id=call.key.key_id)
+        limits = call.snapshot.limits_for(first.choice, agent_id=call.agent_id, key=call.key)
         ask = HoldAsk(
             tenant_id=call.snapshot.config.tenant_id,
             request_id=call.request_id,

@@ -282,7 +282,7 @@ class Gateway:
             return
         tokens = work.held_tokens
         nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered, joined)
-        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
+        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key=call.key)
         try:
             work.hold = await self._limits.hold(_ask(call, candidate, limits, tokens, nano), replacing=work.hold)
         except Refused as refused:
@@ -296,7 +296,7 @@ class Gateway:
             self._limits.release(work.hold)
             work.hold = None
         call, nano = work.call, _hits_nano(work.call, gathered)
-        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key_id=call.key.key_id)
+        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key=call.key)
         budgets = tuple(each for each in limits if each.measure == "usd")
         if not nano or not budgets:
             return nano

@@ -16,7 +16,7 @@ from billing.limit_terms import LimitTerms, applying
 from catalog.deployments import Catalog, Deployment
 from providers.base import Endpoint
 from tenants.own_routes import OwnRoutes, own_routes
-from tenants.snapshots import ConfiguredModel, TenantConfig
+from tenants.snapshots import ConfiguredModel, KeyGrant, TenantConfig
 
 _MOST_CALLERS = 10_000
 PLATFORM, TENANT = "platform", "tenant"  # who pays a provider
@@ -80,14 +80,14 @@ class TenantSnapshot:
     def default(self) -> Choice | None:
         return next((choice for choice in self.choices if choice.configured.is_default), None)
 
-    def limits_for(self, choice: Choice, *, agent_id: str, key_id: UUID) -> tuple[LimitTerms, ...]:
+    def limits_for(self, choice: Choice, *, agent_id: str, key: KeyGrant) -> tuple[LimitTerms, ...]:
         """What limits a request; the same object for the same three, which makes it cheap to hold on."""
-        who = (choice.configured.tenant_model_id, agent_id, key_id)
+        who = (choice.configured.tenant_model_id, agent_id, key.key_id)
         found = self._applying.get(who)
         if found is None:
             if len(self._applying) >= _MOST_CALLERS:
                 self._applying.clear()
-            found = applying(self.limits, tenant_model_id=who[0], agent_id=agent_id, key_id=key_id)
+            found = applying(self.limits, tenant_model_id=who[0], agent_id=agent_id, lines=key.lines)
             self._applying[who] = found
         return found
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from billing.standing import LimitStanding, figure, standings
+from billing.standing import LimitStanding, figure, standings_for
 from billing.usage import costs_of_agent
 from core.clock import utc_now
 from core.errors import Conflict
@@ -68,10 +68,9 @@ class ReadingMethods:
 
     async def _quota(self, running: Running, params: messages.Nothing) -> Reply:
         tenant_id = running.snapshot.config.tenant_id
-        found = await self._rows.run(partial(standings, tenant_id), tenant_id=tenant_id)
-        own = {"agent": _agent(running), "key": str(running.key.key_id)}
-        applying = [each for each in found if own.get(each.scope, each.scope_id) == each.scope_id]
-        return rpc.result(running.asked, {"limits": [_shown(each) for each in applying]})
+        act = partial(standings_for, tenant_id, agent_id=_agent(running), lines=running.key.lines)
+        found = await self._rows.run(act, tenant_id=tenant_id)
+        return rpc.result(running.asked, {"limits": [_shown(each) for each in found]})
 
 
 def _agent(running: Running) -> str:

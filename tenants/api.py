@@ -205,8 +205,8 @@ _ORDERING = OpenApiParameter("ordering", str, enum=_KEY_ORDERS, default=_KEY_ORD
     retrieve=extend_schema(summary="One key"),
     create=extend_schema(
         summary="Mint a key",
-        description="What is not restricted is inherited from the key that asks; more than that is refused. "
-        "The key itself is in this answer only.",
+        description="What is not restricted is inherited from the key that asks; more than that is refused. What the "
+        "new key uses counts on the limits of the key that asks as well. The key itself is in this answer only.",
         request=NewKey,
         responses={201: MintedKey},
         examples=[
@@ -278,7 +278,12 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
         row = minting.change_key(key_id=pk, tenant_id=_reach(request), by=caller(request).grant, **fields.changes)
         return Response(KeyFields(row).data)
 
-    @extend_schema(summary="Replace a key by a new one", request=Overlap, responses={201: MintedKey})
+    @extend_schema(
+        summary="Replace a key by a new one",
+        description="With the same rights. Its limits hold on, for both keys together, and are found at the new one.",
+        request=Overlap,
+        responses={201: MintedKey},
+    )
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, pk: UUID) -> Response:
         fields = Overlap(data=request.data)

@@ -86,6 +86,7 @@ def _grant(line: list[Any]) -> KeyGrant | None:
         expires_at=rights.expires_at,
         role=role,
         person_id=next((row.created_by_id for row in line if row.created_by_id is not None), None),
+        lines=tuple(line[0].lines),
     )
 
 

@@ -3,8 +3,9 @@
 Decides whose keys end with whose: revoking a key ends those that it minted for its own tenant as well (a stolen key
 leaves nothing behind); rotating hands them over to its successor. What an operator's key minted for a tenant belongs
 to the tenant and stays. Whoever mints, changes or rotates a key, a key or a person, gives away no more than they have
-at that moment (`tenants.rights`); what they lose later their keys lose as well (`tenants.loading`). Every function is
-one transaction and tells the data plane after its commit.
+at that moment (`tenants.rights`); what they lose later their keys lose as well (`tenants.loading`). Decides also whose
+limits count what a key uses: those of the keys that it replaces and of the keys that made it, so that no key sheds its
+own by rotating itself or minting another. Every function is one transaction and tells the data plane after its commit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypedDict, Unpack
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import connection, transaction
 
@@ -31,6 +32,7 @@ from tenants.roles import SCOPES, Power, may
 from tenants.scopes import TENANT_SCOPES, Scope
 from tenants.selectors import find_key_row, keys_of
 from tenants.services import hold_tenant, tenant_changed
+from tenants.signals import key_rotated
 from tenants.snapshots import KeyGrant
 
 MAX_OVERLAP = timedelta(days=30)
@@ -65,7 +67,8 @@ def mint_key(
     _changed(tenant_id)
     rights = _within(rights, tenant_id, creator or created_by)
     made_with = creator.key_id if creator else None
-    row, text = _insert(tenant_id, name, rights, created_by=created_by, created_with=made_with)
+    lines = creator.lines if creator is not None and creator.tenant_id == tenant_id else ()
+    row, text = _insert(tenant_id, name, rights, created_by=created_by, created_with=made_with, made_in=lines)
     if creator is not None and find_grant(row.id) is None:
         raise Conflict("Too many keys have minted each other; mint this one with a key nearer to the first.")
     record("api_key.minted", tenant_id=tenant_id, subject="api_key", subject_id=row.id, after=facts_of(row))
@@ -98,7 +101,7 @@ def change_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User, **c
         if maker is not None and maker.tenant_id == row.tenant_id:
             asked = bounded(asked, rights_of(maker))
         _write_rights(row, asked)
-    row.full_clean(validate_unique=False, validate_constraints=False)
+    _check_fields(row)
     row.save()
     after = facts_of(row)
     record("api_key.changed", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, before=before, after=after)
@@ -118,14 +121,18 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: 
     rights = rights_of_row(old)
     _check_reach(old, rights, by)
     person: User | None
+    lines = old.lines
     if isinstance(by, User):
         person, minter = by, None
     elif by.key_id == old.id:
         person, minter = old.created_by, old.created_with_id
-    else:  # as if it had minted it: it ends with the key that asked
+    else:  # as if it had minted it: it ends with the key that asked, and counts with it
         person, minter = None, by.key_id
-    new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=minter)
+        lines = [*old.lines, *(by.lines if by.tenant_id == old.tenant_id else ())]
+    new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=minter, lines=lines)
     ApiKey.objects.filter(created_with=old).update(created_with=new)
+    if find_grant(new.id) is None:
+        raise Conflict("A key cannot rotate the one that it comes from, nor at the end of so long a line.")
     before, now = facts_of(old), utc_now()
     ends = now + overlap
     old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
@@ -133,15 +140,22 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: 
     old.save(update_fields=["expires_at", "revoked_at", "updated_at"])
     after = facts_of(old) | {"successor": new.id}
     record("api_key.rotated", tenant_id=old.tenant_id, subject="api_key", subject_id=old.id, before=before, after=after)
+    key_rotated.send(sender=ApiKey, tenant_id=old.tenant_id, old=old.id, new=new.id)
     return new, text
 
 
 @transaction.atomic
 def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[ApiKey, str]:
-    """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new."""
+    """A key in place of those of that name whose text was lost. They end; what they minted goes on under the new, which
+    is of the line of the last of them."""
     with covering():
         new, text = mint_key(tenant_id=tenant_id, name=name, rights=rights)
     lost = keys_of(tenant_id).filter(name=name, created_with=None, revoked_at=None).exclude(id=new.id)
+    last = lost.order_by("created_at").last()
+    if last is not None:
+        new.lines = last.lines
+        new.save(update_fields=["lines"])
+        key_rotated.send(sender=ApiKey, tenant_id=new.tenant_id, old=last.id, new=new.id)
     ApiKey.objects.filter(created_with__in=lost).update(created_with=new)
     after = facts_of(new) | {"revoked": list(lost.values_list("id", flat=True))}
     lost.update(revoked_at=utc_now())
@@ -226,10 +240,19 @@ def _check_expiry(expires_at: datetime | None) -> None:
 
 
 def _insert(
-    tenant_id: UUID | None, name: str, rights: Rights, *, created_by: User | None, created_with: UUID | None
+    tenant_id: UUID | None,
+    name: str,
+    rights: Rights,
+    *,
+    created_by: User | None,
+    created_with: UUID | None,
+    made_in: Sequence[UUID] = (),
+    lines: Sequence[UUID] = (),
 ) -> tuple[ApiKey, str]:
-    minted = mint()
+    """Without `lines` the key begins one of its own, which was made in those of `made_in`."""
+    minted, key_id = mint(), uuid4()
     row = ApiKey(
+        id=key_id,
         tenant_id=tenant_id,
         name=name,
         prefix=minted.prefix,
@@ -238,11 +261,17 @@ def _insert(
         agent_id=rights.agent_id,
         created_by=created_by,
         created_with_id=created_with,
+        lines=list(dict.fromkeys(lines or (key_id, *made_in))),
     )
     _write_rights(row, rights)
-    row.full_clean(validate_unique=False, validate_constraints=False)
+    _check_fields(row)
     row.save(force_insert=True)
     return row, minted.text
+
+
+def _check_fields(row: ApiKey) -> None:
+    """Not its maker, which is not theirs to say; and a tenant does not see a key of the platform's."""
+    row.full_clean(exclude={"created_with"}, validate_unique=False, validate_constraints=False)
 
 
 def _write_rights(row: ApiKey, rights: Rights) -> None:

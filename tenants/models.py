@@ -7,6 +7,8 @@ import uuid
 from decimal import Decimal
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.db.models import Q
@@ -156,6 +158,12 @@ class ApiKey(models.Model):
     created_with = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.RESTRICT, related_name="minted", editable=False
     )
+    lines = ArrayField(
+        models.UUIDField(),
+        editable=False,
+        help_text="Whose limits count what it uses: its own line, named by the first of the keys that replaced each "
+        "other, then those of the keys that made it. Never changes.",
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -167,6 +175,7 @@ class ApiKey(models.Model):
         indexes = [
             models.Index(fields=["tenant", "-created_at", "-id"]),
             models.Index(fields=["tenant", "name", "id"], name="key_by_name"),
+            GinIndex(fields=["lines"], name="key_by_line"),
         ]
         constraints = [
             models.CheckConstraint(

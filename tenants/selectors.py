@@ -48,6 +48,11 @@ def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:
     return row
 
 
+def lines_of_keys(tenant_id: UUID, key_ids: Collection[UUID]) -> dict[UUID, UUID]:
+    """The line that each of these keys of a tenant is of: the first of the keys that replaced each other."""
+    return dict(keys_of(tenant_id).filter(id__in=key_ids).values_list("id", "lines__0"))
+
+
 def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:
     """A tenant's models with their catalogue rows."""
     return TenantModel.objects.filter(tenant_id=tenant_id).select_related("model__provider")

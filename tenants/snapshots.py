@@ -29,6 +29,7 @@ class KeyGrant:
     expires_at: datetime | None
     role: str = "owner"  # the least of those who made it: how far it reaches among people
     person_id: int | None = None  # who made it, or the key that made it; None: the platform
+    lines: tuple[UUID, ...] = ()  # whose limits count what it uses; they never change
 
 
 @dataclass(frozen=True, slots=True)

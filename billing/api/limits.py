@@ -76,7 +76,8 @@ class LimitFilters(django_filters.FilterSet):
         description="A `hard` limit refuses what would pass it: 402 per day and month, 429 per minute. A `soft` one "
         "lets it through and tells at its thresholds, a `shadow` one tells what it would have refused. Periods are "
         "calendar ones in UTC; a new limit counts what its day or month has used already, and takes effect within "
-        "seconds. An amount of 0 allows nothing. Of a list all are added or none; an error names the row.",
+        "seconds. An amount of 0 allows nothing. A key's counts what its successors and the keys that it minted use as "
+        "well. Of a list all are added or none; an error names the row.",
         extensions=TAKES_LISTS,
         responses={201: LimitFields},
         examples=[

@@ -122,6 +122,7 @@ def grant(**words: Any) -> KeyGrant:
         "networks": (),
         "agent_id": "",
         "expires_at": None,
+        "lines": (words.get("key_id", UUID(int=7)),),
     }
     return KeyGrant(**{**facts, **words})
 

@@ -36,7 +36,8 @@ CROSS JOIN LATERAL (
         WHERE u.tenant_id = l.tenant_id AND u.status = 'ok' AND u.source NOT IN ('adjustment', 'replay')
             AND date_trunc(l.period, u.created_at AT TIME ZONE 'UTC') = c.period_start
             AND (l.scope = 'tenant' OR l.scope = 'agent' AND u.agent_id = l.scope_id
-                OR l.scope = 'key' AND u.key_id::text = l.scope_id
+                OR l.scope = 'key' AND u.key_id IN (SELECT m.id FROM tenants_apikey m, tenants_apikey o
+                    WHERE o.id::text = l.scope_id AND o.lines[1] = ANY(m.lines))
                 OR l.scope = 'model' AND u.model_id IN
                     (SELECT m.model_id FROM tenants_tenantmodel m WHERE m.id::text = l.scope_id))
     ) AS rows

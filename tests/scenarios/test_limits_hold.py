@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import signal
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -70,6 +71,32 @@ async def test_of_many_limits_the_tightest_decides(crowded, who):
     crowd = Crowd(crowded.port, who.key)
     await crowd.run()
     assert (crowd.granted, crowd.statuses[402]) == (70, CALLERS - 70)
+
+
+async def test_a_key_gets_what_its_limit_allows_once_however_often_it_rotates_itself_and_mints(crowded):
+    """It rotates itself with and without overlap and mints children, who all ask at once in the end."""
+    caller = add_caller(crowded, "shedding", crowded.model_id)
+    minted = crowded.mint(caller.tenant, "embeddings", "keys:write", agent_id="crawler")
+    who = replace(caller, key=minted["key"], key_id=minted["id"])
+    add_limit(crowded, who, "tokens", "day", COST * FITS + COST - 1, "key")
+    granted, alive = 0, []
+    for overlap in (0, 3600, 0, 3600, 3600):
+        crowd = Crowd(crowded.port, who.key, callers=10)
+        await crowd.run()
+        granted += crowd.granted
+        child = {"name": "child", "scopes": ["embeddings"]}
+        alive.append(crowded.operate("POST", "/api-keys", child, who.key)["key"])
+        alive += [who.key] if overlap else []
+        new = crowded.operate("POST", f"/api-keys/{who.key_id}/rotate", {"overlap_seconds": overlap}, who.key)
+        who = replace(who, key=new["key"], key_id=new["id"])
+    crowds = [Crowd(crowded.port, key, callers=16) for key in (*alive, who.key)]
+    await asyncio.gather(*(each.run() for each in crowds))
+    assert granted == 50
+    assert (len(crowds), granted + sum(each.granted for each in crowds)) == (9, FITS)
+    assert {refusal["scope"] for each in crowds for refusal in each.refusals} == {"key"}
+    found = crowded.operate("GET", f"/limits?scope=key&scope_id={who.key_id}", key=who.admin_key)["results"]
+    assert [Decimal(each["amount"]) for each in found] == [COST * FITS + COST - 1]
+    check_books(crowded, who)
 
 
 # What goes wrong while a crowd asks; each is over when its function returns.
