@@ -106,6 +106,12 @@ class KeyFields(StrictFields):
     created_with = serializers.UUIDField(
         source="created_with_id", read_only=True, allow_null=True, help_text="The key that minted it."
     )
+    rotated_from = serializers.UUIDField(
+        source="rotated_from_id",
+        read_only=True,
+        allow_null=True,
+        help_text="The key that made it of itself, as its successor, and that it ends with.",
+    )
     expires_at = serializers.DateTimeField(read_only=True, allow_null=True)
     revoked_at = serializers.DateTimeField(read_only=True, allow_null=True)
     last_used_at = serializers.DateTimeField(
@@ -214,7 +220,10 @@ _ORDERING = OpenApiParameter("ordering", str, enum=_KEY_ORDERS, default=_KEY_ORD
         ],
     ),
     destroy=extend_schema(
-        summary="Revoke a key", description="Ends the key, and the keys that it minted for its own tenant."
+        summary="Revoke a key",
+        description="Ends the key, the keys that it minted for its own tenant, and the successors that it made of "
+        "itself. A successor that asks goes on: so a program that has changed over ends its old key early. Whoever "
+        "else wants to end the old key alone sets its `expires_at`.",
     ),
 )
 class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
@@ -297,7 +306,7 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
         return _minted(row, text)
 
     def destroy(self, request: Request, pk: UUID) -> Response:
-        minting.revoke_key(key_id=pk, tenant_id=_reach(request))
+        minting.revoke_key(key_id=pk, tenant_id=_reach(request), by=caller(request).grant)
         return Response(status=204)
 
 

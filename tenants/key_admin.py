@@ -233,12 +233,13 @@ class ApiKeyAdmin(TenantScoped[ApiKey]):
         row = self.get_object(request, object_id)
 
         def act(given: dict[str, Any]) -> str:
-            minting.revoke_key(key_id=row.id, tenant_id=row.tenant_id)
+            minting.revoke_key(key_id=row.id, tenant_id=row.tenant_id, by=_person(request))
             return f"{row.name} was revoked."
 
         dialog = Dialog(
             f"Revoke {row.name}",
-            "It is refused within seconds, everywhere, and so are the keys that it made. This cannot be undone.",
+            "It is refused within seconds, everywhere, and so are the keys that it made, a successor that it made of "
+            "itself among them. This cannot be undone.",
             "Revoke",
             is_dangerous=True,
         )

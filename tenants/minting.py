@@ -1,11 +1,12 @@
 """The only writer of API keys: minting, changing, rotating, revoking.
 
-Decides whose keys end with whose: revoking a key ends those that it minted for its own tenant as well (a stolen key
-leaves nothing behind); rotating hands them over to its successor. What an operator's key minted for a tenant belongs
-to the tenant and stays. Whoever mints, changes or rotates a key, a key or a person, gives away no more than they have
-at that moment (`tenants.rights`); what they lose later their keys lose as well (`tenants.loading`). Decides also whose
-limits count what a key uses: those of the keys that it replaces and of the keys that made it, so that no key sheds its
-own by rotating itself or minting another. Every function is one transaction and tells the data plane after its commit.
+Decides whose keys end with whose: revoking a key ends those that it minted for its own tenant as well, and the
+successors that it made of itself (a stolen key leaves nothing behind), unless it is such a successor that asks;
+rotating hands what the key minted over to the successor. What an operator's key minted for a tenant belongs to the
+tenant and stays. Whoever mints, changes or rotates a key, a key or a person, gives away no more than they have at that
+moment (`tenants.rights`); what they lose later their keys lose as well (`tenants.loading`). Decides also whose limits
+count what a key uses: those of the keys that it replaces and of the keys that made it, so that no key sheds its own by
+rotating itself or minting another. Every function is one transaction and tells the data plane after its commit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypedDict, Unpack
 from uuid import UUID, uuid4
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from audit.facts import facts as facts_of
 from audit.services import covering, record
@@ -130,6 +132,9 @@ def rotate_key(*, key_id: UUID, tenant_id: UUID | None, overlap: timedelta, by: 
         person, minter = None, by.key_id
         lines = [*old.lines, *(by.lines if by.tenant_id == old.tenant_id else ())]
     new, text = _insert(old.tenant_id, old.name, rights, created_by=person, created_with=minter, lines=lines)
+    if isinstance(by, KeyGrant) and by.key_id == old.id:
+        new.rotated_from = old
+        new.save(update_fields=["rotated_from"])
     ApiKey.objects.filter(created_with=old).update(created_with=new)
     if find_grant(new.id) is None:
         raise Conflict("A key cannot rotate the one that it comes from, nor at the end of so long a line.")
@@ -164,16 +169,19 @@ def remint_key(*, tenant_id: UUID | None, name: str, rights: Rights) -> tuple[Ap
 
 
 @transaction.atomic
-def revoke_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
-    """Ends a key and those that it minted for its own tenant, and theirs. One that has ended stays as it is."""
+def revoke_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User | None = None) -> None:
+    """Ends a key, those that it minted for its own tenant, the successors that it made of itself, and what came of all
+    these. A successor that asks goes on, with what came of it. One that has ended stays as it is."""
     row = _held(key_id, tenant_id)
-    ending, ended = [row.id], 0
+    ending, seen, ended = [row.id], set(_successors_up_to(by, row)), 0
     now = utc_now()
     while ending:
+        seen.update(ending)
         ended += ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now, updated_at=now)
-        found = keys_of(row.tenant_id).filter(created_with__in=ending, revoked_at=None)
-        ending = list(found.values_list("id", flat=True))
-    after = {"keys_ended": ended}  # with those that it minted
+        # Through those that have ended, too: a thief may have rotated twice.
+        found = keys_of(row.tenant_id).filter(Q(created_with__in=ending) | Q(rotated_from__in=ending))
+        ending = [each for each in found.values_list("id", flat=True) if each not in seen]
+    after = {"keys_ended": ended}  # with what came of it
     record("api_key.revoked", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, after=after)
 
 
@@ -197,6 +205,18 @@ def hold_key(*, key_id: UUID, tenant_id: UUID | None) -> None:
         hold_catalog()
     else:
         hold_tenant(owner)
+
+
+def _successors_up_to(by: KeyGrant | User | None, row: ApiKey) -> list[UUID]:
+    """The keys on the way from a key to the one that asks, each made by the one before of itself; none: no such way."""
+    if not isinstance(by, KeyGrant) or by.lines[:1] != tuple(row.lines[:1]):
+        return []
+    way: list[UUID] = []
+    each: UUID | None = by.key_id
+    while each not in (None, row.id):
+        way.append(each)
+        each = ApiKey.objects.values_list("rotated_from_id", flat=True).get(id=each)
+    return way if each == row.id else []
 
 
 def _within(asked: Rights, tenant_id: UUID | None, by: KeyGrant | User | None) -> Rights:

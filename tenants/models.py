@@ -158,6 +158,15 @@ class ApiKey(models.Model):
     created_with = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.RESTRICT, related_name="minted", editable=False
     )
+    rotated_from = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.RESTRICT,
+        related_name="rotated_to",
+        editable=False,
+        help_text="The key that made it of itself, as its successor.",
+    )
     lines = ArrayField(
         models.UUIDField(),
         editable=False,

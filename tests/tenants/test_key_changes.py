@@ -11,6 +11,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from audit.models import AuditEvent
 from core.clock import utc_now
 from core.errors import KeyNotPermitted
 from tenants import key_use
@@ -194,3 +195,60 @@ def test_mallory_changes_no_key_of_acmes(acme: Party, mallory: Party) -> None:
     for headers in ({}, {"If-Match": "*"}):
         assert mallory.api.patch(f"{KEYS}/{acme.key_id}", {"name": "mine"}, headers=headers).status_code == 404
     assert ApiKey.objects.get(id=acme.key_id).name == "all"
+
+
+def rotated(as_key: Any, key: dict[str, Any], seconds: int = 3600) -> Any:
+    """The successor that a key makes of itself."""
+    answer = as_key(key["key"]).post(f"{KEYS}/{key['id']}/rotate", {"overlap_seconds": seconds})
+    assert answer.status_code == 201, answer.json()
+    return answer.json()
+
+
+def alive(as_key: Any, *keys: Any) -> list[bool]:
+    return [as_key(each["key"]).get(KEYS).status_code == 200 for each in keys]
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_revoking_a_key_ends_the_successors_that_it_made_of_itself(seconds: int, acme: Party, as_key: Any) -> None:
+    """As a thief would have done it, twice."""
+    stolen = acme.api.post(KEYS, {"name": "stolen", "scopes": ["keys:write"]}).json()
+    second = rotated(as_key, stolen, seconds)
+    third = rotated(as_key, second, seconds)
+    child = as_key(third["key"]).post(KEYS, {"name": "child", "scopes": ["keys:write"]}).json()
+    assert (second["rotated_from"], third["rotated_from"], child["rotated_from"]) == (stolen["id"], second["id"], None)
+    assert acme.api.delete(f"{KEYS}/{stolen['id']}").status_code == 204
+    assert alive(as_key, stolen, second, third, child) == [False] * 4
+
+
+def test_a_successor_ends_its_old_key_and_goes_on(acme: Party, as_key: Any) -> None:
+    old = acme.api.post(KEYS, {"name": "old", "scopes": ["keys:write"]}).json()
+    child = as_key(old["key"]).post(KEYS, {"name": "child", "scopes": ["keys:write"]}).json()
+    other, new = rotated(as_key, old), rotated(as_key, old)
+    newest = rotated(as_key, new)
+    assert as_key(newest["key"]).delete(f"{KEYS}/{old['id']}").status_code == 204
+    assert alive(as_key, old, other, new, newest) == [False, False, True, True]
+    assert alive(as_key, child) == [False]  # it had gone over to the first successor
+
+
+def test_a_key_that_revokes_itself_leaves_nothing(acme: Party, as_key: Any) -> None:
+    old = acme.api.post(KEYS, {"name": "old", "scopes": ["keys:write"]}).json()
+    new = rotated(as_key, old)
+    assert as_key(old["key"]).delete(f"{KEYS}/{old['id']}").status_code == 204
+    assert alive(as_key, old, new) == [False, False]
+
+
+def test_what_somebody_else_rotated_stays_when_the_old_key_is_revoked(acme: Party, as_key: Any) -> None:
+    old = acme.api.post(KEYS, {"name": "old", "scopes": ["keys:write"]}).json()
+    itself = rotated(as_key, old)
+    taken = acme.api.post(f"{KEYS}/{itself['id']}/rotate", {"overlap_seconds": 3600}).json()
+    assert acme.api.delete(f"{KEYS}/{old['id']}").status_code == 204
+    assert alive(as_key, old, itself, taken) == [False, False, True]
+
+
+def test_the_audit_log_says_who_revoked_and_how_many_ended(acme: Party, as_key: Any) -> None:
+    old = acme.api.post(KEYS, {"name": "old", "scopes": ["keys:write"]}).json()
+    rotated(as_key, old)
+    acme.api.delete(f"{KEYS}/{old['id']}")
+    told = AuditEvent.objects.get(action="api_key.revoked")
+    assert (told.actor_kind, told.actor_id, told.subject_id) == ("key", str(acme.key_id), old["id"])
+    assert told.after == {"keys_ended": 2}
