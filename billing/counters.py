@@ -18,6 +18,7 @@ from uuid import UUID
 
 import redis
 from django.db import connection
+from django.db.models import OuterRef, Subquery
 from django_redis import get_redis_connection
 
 from billing.limit_plans import Plan, read_calendar, read_rate
@@ -97,23 +98,28 @@ def count(tenant_id: UUID, limits: Sequence[LimitTerms], moment: datetime) -> di
     """Used and held of each limit in the period that holds `moment`, in the limit's own unit."""
     plan = Plan(tenant_id, limits, int(moment.timestamp() * 1000))
     epoch, values = _in_redis(plan)
-    pool = Pool.objects.filter(tenant_id=tenant_id, kind=Pool.Kind.REDIS, closed_at=None).first()
-    ids = [each.limit_id for each in limits]
-    counters = {(each.limit_id, each.period_start): each for each in Counter.objects.filter(limit_id__in=ids)}
-    own = Grant.objects.filter(limit_id__in=ids, pool_id=pool.id) if pool is not None else []
-    owned = {(each.limit_id, each.period_start): each.given for each in own}
-    is_its = pool is not None and epoch.endswith(f":{pool.id}")
+    pool = Pool.objects.filter(tenant_id=tenant_id, kind=Pool.Kind.REDIS, closed_at=None).values("id")
+    given = Grant.objects.filter(
+        limit_id=OuterRef("limit_id"), period_start=OuterRef("period_start"), pool_id=OuterRef("pool")
+    )
+    rows = Counter.objects.filter(limit_id__in=[each.limit_id for each in limits]).annotate(
+        pool=Subquery(pool[:1]), given=Subquery(given.values("given"))
+    )
+    counters = {(each.limit_id, each.period_start): each for each in rows}
     found: dict[UUID, tuple[int, int]] = {}
     for terms, start, raw in zip(plan.limits, plan.starts, values, strict=True):
         if terms.is_rate:
             found[terms.limit_id] = (read_rate(raw, time.time() * 1000, BUCKET_MS) if raw is not None else 0, 0)
             continue
         counter = counters.get((terms.limit_id, start))
-        used, held = (counter.settled, counter.granted) if counter is not None else (0, 0)
-        if is_its and raw is not None:
+        if counter is None:
+            found[terms.limit_id] = (0, 0)  # nothing was granted yet
+            continue
+        used, held = counter.settled, counter.granted
+        if raw is not None and counter.pool is not None and epoch.endswith(f":{counter.pool}"):
             _, _, spent, holding = read_calendar(raw)
             # Of this pool it is known what is spent and what is held; of the others only what they may spend.
-            used, held = used + spent, held - owned.get((terms.limit_id, start), 0) + holding
+            used, held = used + spent, held - (counter.given or 0) + holding
         found[terms.limit_id] = (used, max(0, held))
     return found
 

@@ -6,22 +6,20 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import UUID
 
+from django.db.models import Case, OuterRef, UUIDField, When
+from django.db.models.functions import Cast
+
 from billing.limit_terms import MOST, LimitTerms
 from billing.models import Limit
 from core.money import nano_from_usd
-from tenants.selectors import lines_of_keys
+from tenants.selectors import line_of
 
 
 def load_limits(tenant_id: UUID) -> tuple[LimitTerms, ...]:
-    """All limits of a tenant (one query; two where keys have some)."""
-    rows = list(Limit.objects.filter(tenant_id=tenant_id))
-    of_keys = {row.id: UUID(row.scope_id) for row in rows if row.scope == Limit.Scope.KEY}
-    lines = lines_of_keys(tenant_id, set(of_keys.values())) if of_keys else {}
-    found = [terms_of(row) for row in rows]
-    return tuple(
-        replace(each, scope_id=str(lines[of_keys[each.limit_id]])) if each.limit_id in of_keys else each
-        for each in found
-    )
+    """All limits of a tenant (one query)."""
+    line = Case(When(scope=Limit.Scope.KEY, then=line_of(Cast(OuterRef("scope_id"), UUIDField()))))
+    rows = Limit.objects.filter(tenant_id=tenant_id).annotate(line=line)
+    return tuple(replace(terms_of(row), scope_id=str(row.line)) if row.line else terms_of(row) for row in rows)
 
 
 def terms_of(row: Limit) -> LimitTerms:

@@ -11,6 +11,7 @@ from functools import cache
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Subquery
 
 from catalog.deployments import Catalog, Deployment, PricePoint
 from catalog.models import Capability, CatalogVersion, Cuts, EmbeddingModel, Provider, ProviderCredential, Tokenizer
@@ -35,15 +36,17 @@ def catalog_version() -> int:
     return CatalogVersion.objects.values_list("version", flat=True).first() or 0
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def load_catalog() -> Catalog:
-    """Reads the whole catalogue in one consistent view (four queries)."""
-    version = catalog_version()  # first: a row read later can only be newer, and the next poll then reloads
-    rows = (
+    """Reads the whole catalogue (three queries)."""
+    rows = list(
         EmbeddingModel.objects.exclude(state="removed")
+        # As the models are read: a row read later can only be newer, and the next poll then reloads.
+        .annotate(read_at=Subquery(CatalogVersion.objects.values("version")[:1]))
         .select_related("provider", "space", "successor")
         .prefetch_related("prices", "provider__credentials")
     )
+    version = rows[0].read_at or 0 if rows else catalog_version()
     catalog = Catalog(version, {row.id: deployment_of(row) for row in rows})
     observe_states({f"{each.provider}/{each.name}": each.state for each in catalog.deployments.values()})
     return catalog

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
-from uuid import UUID
 
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -17,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.limit_terms import LimitTerms
 from billing.loading import load_limits
 from billing.room import room_for
 from catalog.loading import load_catalog
@@ -31,7 +31,8 @@ from embeddings.selection import refusal
 from embeddings.snapshot import TenantSnapshot, compose
 from embeddings.tokens import Size
 from tenants.authentication import caller, tenant_of
-from tenants.loading import load_tenant
+from tenants.loading import config_of
+from tenants.models import Tenant
 from tenants.preferences import Preferences
 from tenants.rights import check_agent
 from tenants.walls import as_platform
@@ -117,7 +118,7 @@ class AgentModels(APIView):
         if len(task_type) > 100 or not task_type.isprintable():
             raise InvalidRequest("`task_type` is at most 100 printable characters.", param="task_type")
         asked = EmbeddingRequest(texts=[], tokens=[], model=None, task_type=task_type)
-        snapshot = _snapshot(tenant_of(request).id)
+        snapshot = _snapshot(tenant_of(request))
         _, preferences = _agent(request, snapshot, agent_id)
         found = _explained(request, asked, snapshot, preferences, tokens=1)
         shown = {"agent_id": agent_id, "task_type": task_type, **_chain(found)}
@@ -157,7 +158,8 @@ class SelectModel(APIView):
             strategy=wanted["optimize"],
         )
         try:
-            snapshot = _snapshot(tenant_of(request).id)
+            tenant = tenant_of(request)
+            snapshot = _snapshot(tenant, load_limits(tenant.id))
             agent_id, preferences = _agent(request, snapshot, wanted.get("agent_id"))
             found = _explained(request, asked, snapshot, preferences, tokens=wanted["token_estimate"])
             if not found.chain.candidates:
@@ -168,13 +170,11 @@ class SelectModel(APIView):
         return Response(SelectedFields(_selected(request, found, snapshot, agent_id)).data)
 
 
-def _snapshot(tenant_id: UUID) -> TenantSnapshot:
-    config = load_tenant(tenant_id)
-    if config is None:
-        raise NotFound(f"There is no tenant {tenant_id}.")
+def _snapshot(tenant: Tenant, limits: tuple[LimitTerms, ...] = ()) -> TenantSnapshot:
+    """Of what the request's transaction sees; limits where somebody asks what is left of them."""
     with as_platform():  # it reads providers' secrets, which this door hands on to nobody
         catalog = load_catalog()
-    return compose(catalog, config, load_limits(tenant_id))
+    return compose(catalog, config_of(tenant), limits)
 
 
 def _agent(request: Request, snapshot: TenantSnapshot, agent_id: str | None) -> tuple[str, Preferences]:

@@ -111,12 +111,15 @@ def rights_of_row(row: ApiKey) -> Rights:
     )
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def load_tenant(tenant_id: UUID) -> TenantConfig | None:
     """Reads one tenant's configuration (four queries)."""
     tenant = Tenant.objects.filter(id=tenant_id).first()
-    if tenant is None:
-        return None
+    return None if tenant is None else config_of(tenant)
+
+
+def config_of(tenant: Tenant) -> TenantConfig:
+    """The same for who has the tenant's row (three queries)."""
     rows = TenantModel.objects.filter(tenant=tenant)
     return TenantConfig(
         tenant_id=tenant.id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Expression, OuterRef, QuerySet, Subquery
 
 from core.errors import NotFound
 from tenants.models import Agent, ApiKey, Membership, Role, Tenant, TenantCredential, TenantModel, User
@@ -51,6 +51,12 @@ def find_key_row(tenant_id: UUID | None, key_id: UUID) -> ApiKey:
 def lines_of_keys(tenant_id: UUID, key_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """The line that each of these keys of a tenant is of: the first of the keys that replaced each other."""
     return dict(keys_of(tenant_id).filter(id__in=key_ids).values_list("id", "lines__0"))
+
+
+def line_of(key_id: Expression) -> Subquery:
+    """The same within a query of rows that name a key of their tenant."""
+    found = ApiKey.objects.filter(id=key_id, tenant_id=OuterRef("tenant_id"))
+    return Subquery(found.order_by().values("lines__0")[:1])
 
 
 def configured_models(tenant_id: UUID) -> QuerySet[TenantModel]:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection
 from django.db.transaction import TransactionManagementError
 
 SETTING = "app.tenant"
@@ -65,11 +65,20 @@ def act_for(tenant_id: UUID) -> None:
 def as_platform() -> Iterator[None]:
     """Within a tenant's transaction: for what needs rows that no tenant may read, such as the catalogue with secrets.
     Whoever uses it answers for what it hands on."""
-    with transaction.atomic(), connection.cursor() as cursor:  # an error rolls the role back, too
+    with connection.cursor() as cursor:
         cursor.execute(_LEAVE)
         (role, _) = cursor.fetchone()
-        yield
-        cursor.execute("SELECT set_config('role', %s, true)", [role])
+        try:
+            yield
+        except BaseException:
+            with suppress(DatabaseError):  # a transaction that failed goes back to before, and the role with it
+                _become(cursor, role)
+            raise
+        _become(cursor, role)
+
+
+def _become(cursor: Any, role: str) -> None:
+    cursor.execute("SELECT set_config('role', %s, true)", [role])
 
 
 def are_up() -> bool:

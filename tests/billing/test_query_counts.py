@@ -20,7 +20,7 @@ from tests.billing.test_usage_api import use
 from tests.conftest import Party
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db]
-MOST, MOST_TO_EXPLAIN = 15, 24
+MOST = 15
 V1 = "/api/v1"
 LARGE = {"tenants_tenant", "tenants_apikey", "tenants_membership", "billing_limit"}
 
@@ -75,8 +75,6 @@ def test_lists_cost_as_many_queries_for_fifty_rows_as_for_one(acme: Party, fill:
     fill(range(1, 50))
     many = {path: cost(acme, path, name) for path, name in LISTS.items()}
     assert {path: queries for path, (queries, _) in many.items()} == {path: each for path, (each, _) in once.items()}
-    # Why a model would answer is no list: it reads all that a request is decided by.
-    assert many.pop("/agents/agent-0/models")[0] <= MOST_TO_EXPLAIN
     assert {path: queries for path, (queries, _) in many.items() if queries > MOST} == {}
     assert min(rows for _, rows in many.values()) >= 50
     assert all(rows <= 2 for _, rows in once.values())
@@ -87,7 +85,12 @@ def cost(party: Party, path: str, name: str) -> tuple[int, int]:
     with CaptureQueriesContext(connection) as queries:
         answer = party.api.get(V1 + path)
     assert answer.status_code == 200, answer.json()
-    return len(queries), len(answer.json()[name])
+    return len(spoken(queries)), len(answer.json()[name])
+
+
+def spoken(queries: CaptureQueriesContext) -> list[str]:
+    """All of them, but what a test does so that a request's role ends with the request."""
+    return [each["sql"] for each in queries if "set_config('app.tenant', ''" not in each["sql"]]
 
 
 # 10,000 tenants with ten keys, five limits and two members each.
