@@ -18,7 +18,7 @@ from alerts import selectors, services
 from alerts.kinds import Severity
 from alerts.models import Alert, AlertChannel, Delivery
 from alerts.signing import secret_of
-from catalog.rest import StrictFilters, StrictRows, Versioned
+from catalog.rest import BY_TIME, StrictFilters, StrictRows, Versioned
 from tenants.authentication import caller, tenant_of
 
 
@@ -87,6 +87,7 @@ class AlertViews(mixins.ListModelMixin, GenericViewSet[Alert]):
     queryset = Alert.objects.none()
     filterset_class = AlertFilters
     filter_backends = (StrictFilters,)
+    orders = BY_TIME
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[Alert]:

@@ -192,9 +192,12 @@ def _same(field: serializers.Field[Any, Any, Any, Any], sent: Any, now: Any) -> 
         return False
 
 
+BY_TIME = ("-created_at", "created_at")  # the `orders` of a view; the first is what it does unasked
+
+
 class KeysetPagination(CursorPagination):
-    """`{"results","next","previous"}`, `limit` rows a page. A view orders by `ordering`; pages stay right while rows
-    are being added."""
+    """`{"results","next","previous"}`, `limit` rows a page. A view orders by `ordering`, or as its caller chooses among
+    its `orders`; pages stay right while rows are being added."""
 
     page_size = 50
     max_page_size = 200
@@ -205,7 +208,18 @@ class KeysetPagination(CursorPagination):
         return page_number(request, "limit", default=self.page_size or 50, most=self.max_page_size or 200)
 
     def get_ordering(self, request: Request, queryset: QuerySet[Any], view: APIView) -> tuple[str, ...]:
-        return cast("tuple[str, ...]", getattr(view, "ordering", self.ordering))
+        orders, asked = getattr(view, "orders", ()), request.query_params.get("ordering")
+        if asked is None or not orders:
+            return cast("tuple[str, ...]", getattr(view, "ordering", self.ordering))
+        if asked not in orders:
+            raise errors.InvalidRequest(f"`ordering` is {', '.join(orders)}.", param="ordering")
+        return asked, "-id" if asked.startswith("-") else "id"
+
+    def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        orders = list(getattr(view, "orders", ()))
+        schema = {"type": "string", "enum": orders, "default": orders[0]} if orders else {}
+        return [*found, {"name": "ordering", "in": "query", "schema": schema}] if orders else found
 
     def decode_cursor(self, request: Request) -> Any:
         try:
@@ -236,6 +250,8 @@ def refuse_unknown_parameters(request: Request, view: APIView) -> None:
     """Raises `UnknownField` for a query parameter that the view does not know."""
     filterset = getattr(view, "filterset_class", None)
     known = {"cursor", "limit", *getattr(view, "parameters", ()), *(filterset.base_filters if filterset else ())}
+    if getattr(view, "orders", ()):
+        known.add("ordering")
     for name in request.query_params:
         if name not in known:
             raise errors.UnknownField(

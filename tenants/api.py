@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from catalog.models import slug_rule
-from catalog.rest import StrictFields, StrictFilters, StrictRows, Versioned
+from catalog.rest import BY_TIME, StrictFields, StrictFilters, StrictRows, Versioned
 from core.clock import utc_now
 from core.errors import InvalidRequest, KeyNotPermitted
 from tenants import minting, selectors, services
@@ -202,12 +202,10 @@ class Overlap(StrictFields):
 
 
 _TENANT = OpenApiParameter("tenant", UUID, description="For operators: whose keys; without it the platform's own.")
-_KEY_ORDERS = ("-created_at", "created_at", "name", "-name")
-_ORDERING = OpenApiParameter("ordering", str, enum=_KEY_ORDERS, default=_KEY_ORDERS[0])
 
 
 @extend_schema_view(
-    list=extend_schema(summary="The tenant's keys", parameters=[_TENANT, _ORDERING]),
+    list=extend_schema(summary="The tenant's keys", parameters=[_TENANT]),
     retrieve=extend_schema(summary="One key"),
     create=extend_schema(
         summary="Mint a key",
@@ -234,7 +232,8 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
     queryset = ApiKey.objects.none()
     filterset_class = KeyFilters
     filter_backends = (StrictFilters,)
-    parameters = ("tenant", "ordering")
+    parameters = ("tenant",)
+    orders = (*BY_TIME, "name", "-name")
     volatile = frozenset({"key", "last_used_at"})
     lookup_value_converter = "uuid"
 
@@ -242,13 +241,6 @@ class ApiKeyViews(Versioned, mixins.ListModelMixin, GenericViewSet[ApiKey]):
         asked = self.request.query_params.get("tenant")
         found = selectors.keys_of(_whose(self.request, None if asked is None else _uuid(asked)))
         return found.select_related("created_by")
-
-    @property
-    def ordering(self) -> tuple[str, str]:
-        asked = self.request.query_params.get("ordering", _KEY_ORDERS[0])
-        if asked not in _KEY_ORDERS:
-            raise InvalidRequest(f"`ordering` is {', '.join(_KEY_ORDERS)}.", param="ordering")
-        return asked, "-id" if asked.startswith("-") else "id"
 
     def hold(self) -> None:
         minting.hold_key(key_id=self.kwargs["pk"], tenant_id=_reach(self.request))

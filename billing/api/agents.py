@@ -25,7 +25,7 @@ from rest_framework.viewsets import GenericViewSet
 from billing import agents as services
 from billing.api.usage_sums import ByModel, shown
 from billing.usage import costs_of_agent
-from catalog.rest import StrictFields, StrictFilters, Versioned, page_number, refuse_unknown_parameters
+from catalog.rest import BY_TIME, StrictFields, StrictFilters, Versioned, page_number, refuse_unknown_parameters
 from core.clock import utc_now
 from tenants.agents import find_agent, hold_agent, preferences_of
 from tenants.authentication import caller, tenant_of
@@ -159,6 +159,7 @@ class AgentViews(Versioned, GenericViewSet[Agent]):
     queryset = Agent.objects.none()
     filterset_class = AgentFilters
     filter_backends = (StrictFilters,)
+    orders = (*BY_TIME, "agent_id", "-agent_id")
     parameters: tuple[str, ...] = ()
     versions = {**Versioned.versions, "preferences": "preferences", "set_preferences": "preferences"}
     volatile = frozenset({"last_seen_at", "status"})  # as the agent itself tells, at any moment

@@ -19,7 +19,7 @@ from billing import services
 from billing.api.limits import Amount, LimitFields
 from billing.models import Limit
 from billing.standing import figure, standings_of
-from catalog.rest import StrictFilters, Versioned
+from catalog.rest import BY_TIME, StrictFilters, Versioned
 from tenants.authentication import tenant_of
 from tenants.services import hold_tenant
 
@@ -82,6 +82,7 @@ class BudgetViews(Versioned, GenericViewSet[Limit]):
     queryset = Limit.objects.none()
     filterset_class = BudgetFilters
     filter_backends = (StrictFilters,)
+    orders = (*BY_TIME, "amount", "-amount")
     lookup_value_converter = "uuid"
     volatile = frozenset({"used", "held", "remaining", "period_start", "resets_at"})
 

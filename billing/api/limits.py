@@ -15,7 +15,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from billing import services
 from billing.models import Limit
-from catalog.rest import TAKES_LISTS, StrictFilters, StrictRows, Versioned, checked_rows
+from catalog.rest import BY_TIME, TAKES_LISTS, StrictFilters, StrictRows, Versioned, checked_rows
 from tenants.authentication import tenant_of
 from tenants.services import hold_tenant
 
@@ -98,6 +98,7 @@ class LimitViews(Versioned, mixins.ListModelMixin, GenericViewSet[Limit]):
     queryset = Limit.objects.none()
     filterset_class = LimitFilters
     filter_backends = (StrictFilters,)
+    orders = (*BY_TIME, "amount", "-amount")
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[Limit]:

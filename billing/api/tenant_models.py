@@ -19,7 +19,7 @@ from rest_framework.viewsets import GenericViewSet
 from billing import services
 from billing.selectors import limits_of_models
 from billing.services import MODEL_LIMITS
-from catalog.rest import TAKES_LISTS, StrictFields, StrictFilters, Versioned, checked_rows
+from catalog.rest import BY_TIME, TAKES_LISTS, StrictFields, StrictFilters, Versioned, checked_rows
 from tenants import services as tenants
 from tenants.authentication import tenant_of
 from tenants.model_states import SERVING
@@ -147,6 +147,7 @@ class TenantModelViews(Versioned, GenericViewSet[TenantModel]):
     filterset_class = TenantModelFilters
     filter_backends = (StrictFilters,)
     ordering = ("-priority", "created_at", "id")
+    orders = ("-priority", "priority", *BY_TIME)
     versions = {**Versioned.versions, **dict.fromkeys(("set_default", "enable", "disable"), "retrieve")}
     lookup_value_converter = "uuid"
 

@@ -20,7 +20,7 @@ from billing import selectors
 from billing.export import csv_of
 from billing.models import ProviderCall, UsageRow
 from billing.periods import start_of
-from catalog.rest import StrictFilters
+from catalog.rest import BY_TIME, StrictFilters
 from core.clock import utc_now
 from tenants.authentication import tenant_of
 
@@ -117,6 +117,7 @@ class UsageViews(mixins.ListModelMixin, GenericViewSet[UsageRow]):
     queryset = UsageRow.objects.none()
     filterset_class = UsageFilters
     filter_backends = (StrictFilters,)
+    orders = BY_TIME
     lookup_field = "request_id"
     lookup_value_converter = "uuid"
 

@@ -131,3 +131,25 @@ def test_limits_are_filtered(acme: Party) -> None:
     for query in ("scope=agent", "scope_id=a", "mode=soft", "period=day"):
         assert [each["scope"] for each in acme.api.get(f"{LIMITS}?{query}").json()["results"]] == ["agent"]
     assert acme.api.get(f"{LIMITS}?mode=firm").json()["errors"].keys() == {"mode"}
+
+
+@pytest.mark.parametrize("path", [LIMITS, "/api/v1/budgets"])
+def test_a_list_is_ordered_as_asked_over_all_its_pages(path: str, acme: Party) -> None:
+    for amount, period in (("20", "day"), ("100", "month"), ("3", "minute")):
+        acme.api.post(LIMITS, BUDGET | {"amount": amount, "period": period})
+
+    def amounts(order: str) -> list[str]:
+        first = acme.api.get(path, {"ordering": order, "limit": 2}).json()
+        return [each["amount"] for each in first["results"] + acme.api.get(first["next"]).json()["results"]]
+
+    assert (amounts("amount"), amounts("-amount")) == (["3", "20", "100"], ["100", "20", "3"])
+    assert (amounts("created_at"), amounts("-created_at")) == (["20", "100", "3"], ["3", "100", "20"])
+    refused = acme.api.get(path, {"ordering": "colour"})
+    assert (refused.status_code, list(refused.json()["errors"])) == (400, ["ordering"])
+
+
+@pytest.mark.parametrize("path", ["usage/records", "tenant-models", "agents", "alerts"])
+def test_other_lists_know_their_orders_as_well(path: str, acme: Party) -> None:
+    orders = ("created_at", "-created_at", "tokens")
+    answers = [acme.api.get(f"/api/v1/{path}", {"ordering": order}) for order in orders]
+    assert [each.status_code for each in answers] == [200, 200, 400]
