@@ -6,8 +6,7 @@ second adds nothing, unless requests that were under way were booked meanwhile. 
 at once one books, because the ids follow from what is adjusted.
 
 Adjusted are answered requests that were charged at the catalogue's price, by their own tokens, each rounded as it was
-when it was charged. A tenant's own price is its own matter, and so
-is what it pays its provider itself.
+when it was charged. A tenant's own price is its own matter, and so is what it pays its provider itself.
 """
 
 from __future__ import annotations

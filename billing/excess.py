@@ -1,8 +1,7 @@
 """What providers counted beyond what was held: the platform's cost, and its operators' to know.
 
-A tenant is charged at most its hold, so whatever lies above it in the ledger is an excess, unless
-it pays the provider itself. One alert for each model of
-a provider and UTC day; its figures grow with the day.
+A tenant is charged at most its hold, so whatever lies above it in the ledger is an excess, unless it pays the provider
+itself. One alert for each model of a provider and UTC day; its figures grow with the day.
 """
 
 from __future__ import annotations
