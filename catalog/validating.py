@@ -70,11 +70,11 @@ def recheck_model(*, model_id: UUID, actor: str = events.SYSTEM) -> ModelCheck:
 
 
 def activate_model(*, model_id: UUID, actor: str = events.SYSTEM) -> EmbeddingModel:
-    """Walks a draft through testing to available when its probes pass, else back to draft with `ValidationFailed`."""
-    with covering():
-        if find_model(model_id).state != State.TESTING:
-            move_model(model_id=model_id, to=State.TESTING, reason="being validated", actor=actor)
-        check = validate_model(model_id=model_id, actor=actor)
+    """Walks a draft through testing to available when its probes pass, else back to draft with `ValidationFailed`. Each
+    step is committed and told by itself, for the next one may never come."""
+    if find_model(model_id).state != State.TESTING:
+        move_model(model_id=model_id, to=State.TESTING, reason="being validated", actor=actor)
+    check = validate_model(model_id=model_id, actor=actor)
     first = None if check.passed else check.failed[0]
     to, reason = (
         (State.AVAILABLE, "its probes passed") if first is None else (State.DRAFT, f"probe failed: {first['got']}")

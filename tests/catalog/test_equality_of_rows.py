@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from audit.models import AuditEvent
 from catalog.loading import load_catalog
 from catalog.models import EmbeddingModel, ModelCheck, ModelEvent, SpaceReference, VectorSpace
 from catalog.rechecking import recheck_spaces
@@ -158,6 +159,8 @@ def test_what_was_changed_while_it_was_measured_is_not_released(at: Any, first: 
     outcomes = at_once(lambda: activate_model(model_id=row.id), change)
     assert isinstance(outcomes[0], IllegalTransition)
     assert find_model(row.id).state == "testing"
+    told = AuditEvent.objects.filter(subject_id=str(row.id)).order_by("id").values_list("action", flat=True)
+    assert list(told) == ["model.added", "model.moved", "model.changed", "model.validated"]  # what was done of it
 
 
 def test_where_nothing_can_be_compared_nobody_joins(at: Any, first: FakeOpenAI, second: FakeOpenAI) -> None:
