@@ -11,9 +11,10 @@ from catalog.lifecycle import Cause
 from core import errors
 from core.money import cost_nano
 from embeddings.finding import Question
-from embeddings.requests import EmbeddingRequest, Fallback
+from embeddings.requests import EmbeddingRequest
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
+from tenants.settings import Fallback
 
 _TIERS = {"free": 0, "standard": 1, "enterprise": 2}
 
@@ -66,7 +67,7 @@ def other_shape(asked: Question, choice: Choice, dimensions: int) -> errors.Quiv
 
 
 def left_out(choice: Choice, fallback: Fallback) -> errors.QuiverError:
-    """Where the caller's own `fallback` is narrower than what there is."""
+    """Where `fallback`, the caller's or the tenant's, is narrower than what there is."""
     deployment = choice.deployment
     return errors.NoModelAvailable(
         f"{deployment.name} at {deployment.provider} is left out, for `fallback` is `{fallback}`."

@@ -16,9 +16,10 @@ import msgspec
 
 from core import errors
 from embeddings import preferring
-from embeddings.requests import Fallback, Strategy
+from embeddings.requests import Strategy
 from embeddings.snapshot import Choice, TenantSnapshot
 from tenants.preferences import Preferences
+from tenants.settings import Fallback
 
 REQUESTED = "requested"
 NO_WISHES = Preferences()
@@ -30,7 +31,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
 
     model: str | None
     strategy: Strategy
-    fallback: Fallback
+    fallback: Fallback | None
     dimensions: int | None
     required_space: str
     required_space_dimensions: int | None

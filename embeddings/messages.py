@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from core.errors import InvalidRequest, QuiverError, UnknownField
-from embeddings.requests import Body, Fallback, Strategy
+from embeddings.requests import Body, Strategy
+from tenants.settings import Fallback
 
 Encoding = Literal["float", "base64", "binary"]
 Status = Literal["available", "busy", "offline"]

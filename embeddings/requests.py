@@ -15,10 +15,10 @@ from core.errors import InvalidRequest, UnknownField
 from core.money import nano_from_usd
 from embeddings.tokens import VOCABULARY
 from providers.base import InputType
+from tenants.settings import Fallback
 
 MAX_ITEMS = 2048
 Strategy = Literal["priority", "cost", "latency", "quality"]
-Fallback = Literal["auto", "space", "none"]
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -54,7 +54,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
     max_cost_nano: int | None = None
     required_space: str = ""
     required_space_dimensions: int | None = None
-    fallback: Fallback = "auto"
+    fallback: Fallback | None = None  # None: as the tenant set it
     is_partial: bool = False  # an item that fails alone leaves the others their answer
     reads_cache: bool = True
     fills_cache: bool = True
@@ -104,7 +104,7 @@ def checked(asked: Body, *, required_space: str = "", cache_control: bytes = b""
         max_cost_nano=_max_cost(asked.max_cost_usd),
         required_space=space,
         required_space_dimensions=dimensions,
-        fallback=asked.fallback or "auto",
+        fallback=asked.fallback,
         is_partial=asked.on_item_error == "partial",
         reads_cache=b"no-cache" not in cache_control,
         fills_cache=b"no-store" not in cache_control,

@@ -25,12 +25,13 @@ from core.money import cost_nano
 from embeddings import preferring
 from embeddings.faults import left_out, not_available, not_permitted, other_shape, too_dear, too_long
 from embeddings.finding import NO_WISHES, REQUESTED, Eligible, Question, find
-from embeddings.requests import EmbeddingRequest, Fallback, Strategy
+from embeddings.requests import EmbeddingRequest, Strategy
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 from embeddings.ways import by_ways, can_be_called
 from providers.base import Kind
 from tenants.preferences import Preferences
+from tenants.settings import Fallback
 
 _NONE: Mapping[int, errors.QuiverError] = MappingProxyType({})
 
@@ -122,7 +123,8 @@ def plan(asked: Question, snapshot: TenantSnapshot, now: datetime, preferences: 
         judged = [replace(each, fault=each.fault or forbidden) for each in judged]
     if asked.model is None:  # what the agent does not use at all is listed for its reason only
         judged.sort(key=lambda e: isinstance(e.fault, errors.KeyNotPermitted) and not e.is_preferred)
-    return Plan(tuple(by_ways(_narrowed(judged, asked.fallback), snapshot)), asked.strategy)
+    fallback = asked.fallback or snapshot.config.settings.fallback
+    return Plan(tuple(by_ways(_narrowed(judged, fallback), snapshot)), asked.strategy)
 
 
 def fit(
@@ -218,7 +220,8 @@ def _prohibition(judged: Sequence[Eligible]) -> errors.QuiverError | None:
 
 
 def _narrowed(judged: Sequence[Eligible], fallback: Fallback) -> list[Eligible]:
-    """What the caller's `fallback` leaves of the entries: all; those of one space; one. The others are dropped for it.
+    """What `fallback`, the caller's or else the tenant's, leaves of the entries: all; those of one space; one. The
+    others are dropped for it.
 
     Neither `space` nor `none` leads to what the tenant's admin wrote down, and `none` keeps to the name that was asked.
     """

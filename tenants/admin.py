@@ -15,6 +15,7 @@ from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminDecimalFieldWidget,
     UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
@@ -30,7 +31,14 @@ from tenants.roles import Power
 __all__ = ["TenantAdmin", "audit_admin", "credential_admin", "key_admin", "people_admin"]
 
 
-SETTINGS = ("unpriced_allowed", "cache_enabled", "cache_ttl_s", "cache_hit_cost_per_million_tokens", "thresholds")
+SETTINGS = (
+    "unpriced_allowed",
+    "fallback",
+    "cache_enabled",
+    "cache_ttl_s",
+    "cache_hit_cost_per_million_tokens",
+    "thresholds",
+)
 
 
 class TenantForm(RowForm):
@@ -39,6 +47,18 @@ class TenantForm(RowForm):
         required=False,
         widget=UnfoldBooleanSwitchWidget,
         help_text="They are not charged. Otherwise they are refused until somebody gives them a price.",
+    )
+    fallback = forms.TypedChoiceField(
+        label="When a model cannot answer",
+        required=False,
+        choices=[
+            ("auto", "auto: others of its space, then the fallback written down for it"),
+            ("space", "space: others of its space alone"),
+            ("none", "none: nobody else"),
+        ],
+        empty_value="auto",
+        widget=UnfoldAdminSelectWidget,
+        help_text="For requests that say nothing of it.",
     )
 
     cache_enabled = forms.BooleanField(

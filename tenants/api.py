@@ -31,10 +31,11 @@ from tenants.scopes import Scope
 class TenantFields(StrictRows):
     settings = serializers.DictField(
         required=False,
-        help_text="`unpriced_allowed`: models without a price may be used. `cache_enabled` (true) and `cache_ttl_s` "
-        "(3600; at most 30 days): answer from vectors computed before. `cache_hit_cost_per_million_tokens` (0): USD "
-        "for what is answered from them. `thresholds`: percentages of a limit at which somebody is told "
-        "(80, 90, 95, 100), where the limit itself names none.",
+        help_text="`unpriced_allowed`: models without a price may be used. `fallback` (auto, space or none): that of "
+        "requests which say nothing of it. `cache_enabled` (true) and `cache_ttl_s` (3600; at most 30 days): answer "
+        "from vectors computed before. `cache_hit_cost_per_million_tokens` (0): USD for what is answered from them. "
+        "`thresholds`: percentages of a limit at which somebody is told (80, 90, 95, 100), where the limit itself "
+        "names none.",
     )
 
     class Meta:

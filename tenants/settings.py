@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -11,11 +11,13 @@ from core.money import nano_from_usd
 
 MOST_CACHE_TTL_S = 30 * 24 * 3600
 MOST_HIT_COST = 1000
+Fallback = Literal["auto", "space", "none"]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=100)]
 
 
 class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     unpriced_allowed: bool = False  # models without a price may be used, at no charge
+    fallback: Fallback = "auto"  # of requests that say nothing of it
     cache_enabled: bool = True  # texts are answered from the cache, and kept there
     cache_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=MOST_CACHE_TTL_S)] = 3600
     cache_hit_cost_per_million_tokens: Decimal = Decimal(0)  # USD for what is answered from the cache

@@ -334,3 +334,17 @@ def test_what_a_narrow_fallback_leaves_out_is_listed_with_that_reason(fallback, 
     assert names(found) == left
     assert len(found.dropped) == 3 - len(left)
     assert all("is left out" in each.reason for each in found.dropped)
+
+
+def test_a_request_that_says_nothing_of_it_gets_the_fallback_that_its_tenant_set():
+    other = choice(deployment("other", space="elsewhere"), priority=9)
+    twin = choice(deployment("twin", space="one"))
+    named = choice(deployment("small", space="one"), fallback_model_id=other.configured.model_id)
+    found = {
+        (told, said): names(chain(request(model="small", fallback=said), snapshot(other, twin, named, fallback=told)))
+        for told in ("auto", "space", "none")
+        for said in (None, "auto")
+    }
+    everybody = ["openai/small", "openai/twin", "openai/other"]
+    assert [found[told, None] for told in ("auto", "space", "none")] == [everybody, everybody[:2], everybody[:1]]
+    assert [found[told, "auto"] for told in ("auto", "space", "none")] == [everybody] * 3

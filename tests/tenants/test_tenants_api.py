@@ -51,6 +51,7 @@ def test_bad_input_is_named(change: dict[str, str], status: int, field: str, ope
         ({"settings": {"colour": "red"}}, "settings"),
         ({"settings": {"unpriced_allowed": "perhaps"}}, "settings"),
         ({"settings": {"cache_enabled": 1}}, "settings"),
+        ({"settings": {"fallback": "elsewhere"}}, "settings"),
         ({"settings": {"cache_ttl_s": 0}}, "settings"),
         ({"settings": {"cache_ttl_s": 31 * 24 * 3600}}, "settings"),
         ({"settings": {"cache_ttl_s": 1.5}}, "settings"),
