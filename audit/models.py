@@ -31,8 +31,7 @@ class AuditEvent(models.Model):
 
     class Meta:
         ordering = ("-id",)  # begins with the time
-        verbose_name = "event"
-        verbose_name_plural = "audit log"
+        verbose_name = "audit event"
         indexes = [
             models.Index(fields=["tenant_id", "-id"], name="audit_of_tenant"),
             models.Index(fields=["tenant_id", "subject_id", "-id"], name="audit_of_subject"),

@@ -1,7 +1,8 @@
 """What services log in with: the platform's role, its password derived from that of the owner's address.
 
 Derived, not kept: whoever starts a second machine on the same database comes to the same password, and there is no
-further secret to lose. Of the owner's own password it tells nothing.
+further secret to lose. Who gets hold of it can try out guesses at the owner's own password, each at the price of one
+`scrypt` (about a tenth of a second and 32 MiB): that is nothing against a random one, and too little for a word.
 
 Failure: an address without a password, or a login that may not set one, leaves services with the owner's address; a
 tenant's requests still run as the tenant role where there is one.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 from urllib.parse import quote
 
 import psycopg
@@ -46,5 +46,7 @@ def _can_log_in(connection: psycopg.Connection, role: str, password: str) -> boo
 
 
 def _derived(password: str, role: str) -> str:
-    made = hmac.digest(password.encode(), f"quiver login {role}".encode(), hashlib.sha256)
+    made = hashlib.scrypt(
+        password.encode(), salt=f"quiver login {role}".encode(), n=2**15, r=8, p=1, maxmem=2**26, dklen=32
+    )
     return base64.urlsafe_b64encode(made).decode().rstrip("=")
