@@ -17,7 +17,6 @@ from typing import TypedDict, Unpack
 from uuid import UUID, uuid4
 
 from django.db import connection, transaction
-from django.db.models import Q
 
 from audit.facts import facts as facts_of
 from audit.services import covering, record
@@ -179,7 +178,8 @@ def revoke_key(*, key_id: UUID, tenant_id: UUID | None, by: KeyGrant | User | No
         seen.update(ending)
         ended += ApiKey.objects.filter(id__in=ending, revoked_at=None).update(revoked_at=now, updated_at=now)
         # Through those that have ended, too: a thief may have rotated twice.
-        found = keys_of(row.tenant_id).filter(Q(created_with__in=ending) | Q(rotated_from__in=ending))
+        keys = keys_of(row.tenant_id)
+        found = keys.filter(created_with__in=ending) | keys.filter(rotated_from__in=ending)
         ending = [each for each in found.values_list("id", flat=True) if each not in seen]
     after = {"keys_ended": ended}  # with what came of it
     record("api_key.revoked", tenant_id=row.tenant_id, subject="api_key", subject_id=row.id, after=after)

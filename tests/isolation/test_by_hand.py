@@ -62,6 +62,7 @@ ELSEWHERE = {
     "tenants.loading.find_key": PLATFORM,
     "tenants.minting.record_use": PLATFORM,
     "tenants.streaming.read": STREAM,
+    "tenants.walls._become": SETTING,
     "tenants.walls.act_for": SETTING,
     "tenants.walls.are_up": SETTING,
     "tenants.walls.as_platform": SETTING,
