@@ -22,13 +22,13 @@ from django.db.models import OuterRef, Subquery
 from django_redis import get_redis_connection
 
 from billing.limit_plans import Plan, read_calendar, read_rate
+from billing.limit_scripts import BUCKET_MS
 from billing.limit_terms import LimitTerms
 from billing.models import Counter, Grant, Limit, Pool
 from billing.periods import start_of
 
 log = logging.getLogger(__name__)
 
-BUCKET_MS = 1000
 Key = tuple[UUID, date]
 # What a usage row adds to a limit of its scope; the same for a hold that is settled from its row.
 CHARGED = "status = 'ok' AND source NOT IN ('adjustment', 'replay')"

@@ -6,6 +6,8 @@ import struct
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from billing.limit_plans import Plan
 from billing.limit_terms import LimitTerms, Refused
 
@@ -24,44 +26,33 @@ class Tightest:
         self.resets_s = resets_s  # from the moment of the hold
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False, gc=False):
     """Settled or released once, or it expires. `pool` goes into the usage row (`UsageRecord.pool`)."""
 
-    __slots__ = ("_left", "_told", "epoch", "head", "held_ms", "is_direct", "is_open", "nano", "plan", "pool", "tokens")
+    plan: Plan
+    tokens: int
+    nano: int
+    pool: int | None = None
+    head: bytes = b""  # empty: it is not in Redis
+    told: bytes = b""  # when it was held and what is left, as the script writes it; read as far as somebody asks
+    is_direct: bool = False
+    is_open: bool = True
 
-    def __init__(
-        self, plan: Plan, *, tokens: int, nano: int, left: tuple[float, ...] = (), told: bytes | None = None
-    ) -> None:
-        """`told` is the script's answer, read as far as somebody asks."""
-        self.plan = plan
-        self.tokens = tokens
-        self.nano = nano
-        self.pool: int | None = None
-        self.epoch = ""
-        self.head = ""  # empty: it is not in Redis
-        self.held_ms: float = 0.0 if told is None else _MOMENT.unpack_from(told)[0]
-        self.is_direct = False
-        self.is_open = True
-        self._left = left
-        self._told = told
+    @property
+    def held_ms(self) -> float:
+        moment: float = _MOMENT.unpack_from(self.told)[0] if self.told else 0.0
+        return moment
 
     @property
     def left(self) -> tuple[float, ...]:
         """Of each limit, this request taken off; empty: nothing is known."""
-        if self._told is not None:
-            self._left, self._told = self.plan.unpack(self._told)[1:], None
-        return self._left
-
-    @left.setter
-    def left(self, left: tuple[float, ...]) -> None:
-        self._left, self._told = left, None
+        return self.plan.told.unpack(self.told)[1:] if self.told else ()
 
     @property
     def would_refuse(self) -> tuple[LimitTerms, ...]:
         """The soft and shadow limits that this request passes."""
-        if not self.plan.soft or not self.left:
-            return ()
-        return tuple(self.plan.limits[index] for index in self.plan.soft if self.left[index] < 0)
+        left = self.left if self.plan.soft else ()
+        return tuple(self.plan.limits[index] for index in self.plan.soft if left[index] < 0) if left else ()
 
     def tightest(self, measure: str) -> Tightest | None:
         """Of `requests` or `tokens`; None where nothing limits it, or nothing is known (Redis away)."""

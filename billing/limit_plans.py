@@ -10,9 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from billing.limit_scripts import BUCKETS
+from billing.limit_scripts import BUCKET_MS, BUCKETS, HOLD, SETTLE
 from billing.limit_terms import MEASURES, LimitTerms
 from billing.periods import end_of, start_of
+from billing.redis_pipe import Prepared
 
 _CALENDAR = struct.Struct("<4d")
 _RATE = struct.Struct("<2d")
@@ -45,19 +46,29 @@ class Plan:
         "fields",
         "hard",
         "has_hard_calendar",
+        "holding",
         "is_pooled",
         "key",
         "limits",
+        "settling",
         "soft",
         "starts",
         "tenant_id",
-        "unpack",
+        "told",
         "until_ms",
         "written",
         "zkey",
     )
 
-    def __init__(self, tenant_id: UUID, limits: Sequence[LimitTerms], created_ms: int) -> None:
+    def __init__(
+        self,
+        tenant_id: UUID,
+        limits: Sequence[LimitTerms],
+        created_ms: int,
+        *,
+        lease_ms: int = 60_000,
+        bucket_ms: int = BUCKET_MS,
+    ) -> None:
         moment = datetime.fromtimestamp(created_ms / 1000, UTC)
         self.tenant_id = tenant_id
         self.limits = tuple(limits)
@@ -86,7 +97,11 @@ class Plan:
                 each.amount,
             ]
         self.written: bytes = _encode(flat)
-        self.unpack = struct.Struct(f"<{len(self.limits) + 1}d").unpack
+        # However many limits there are, a request only adds who it is and what it asks.
+        keys = (2, self.key, self.zkey)
+        self.holding = Prepared(b"EVALSHA", HOLD.sha, *keys, bucket_ms, self.written, lease_ms)
+        self.settling = Prepared(b"EVALSHA", SETTLE.sha, *keys, bucket_ms, self.written)
+        self.told = struct.Struct(f"<{len(self.limits) + 1}d")  # the answer: when, and what is left of each
 
     def need(self, index: int, tokens: int, nano: int, requests: int = 1) -> int:
         """Of the limit's own measure."""
@@ -106,9 +121,14 @@ class Member(NamedTuple):
     plan: bytes
 
 
-def head_of(request_id: str, model_id: str, epoch: str, tokens: int, nano: int, number: int) -> str:
-    """What a hold's member begins with; its plan follows."""
-    return f"{request_id} {model_id} {epoch} {tokens} {nano} {number}\n"
+def head_of(request_id: str, model_id: str, epoch: str, tokens: int, nano: int, number: int) -> bytes:
+    """What a hold's member begins with; its plan follows. All that a request asks stands in it."""
+    return f"{request_id} {model_id} {epoch} {tokens} {nano} {number}\n".encode()
+
+
+def charge_of(held_ms: float, tokens: int, nano: int, requests: int) -> bytes:
+    """What a settled hold is charged, and when it was held."""
+    return b"%d %d %d %d" % (held_ms, tokens, nano, requests)
 
 
 def read_member(raw: bytes) -> Member:

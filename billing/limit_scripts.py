@@ -7,14 +7,17 @@ One hash per tenant holds everything that is spent and granted, so that all of i
                            account for
     r:<limit>              a minute limit: 61 buckets of one second each, a ring, behind their sum and the last second
 
-A sorted set beside it holds one member for each hold, by the time it expires: `<head>\\n<plan>`. Only Redis' own clock
-counts here. The same decision in Python stands in `billing.spending`; a test runs both side by side. Pure.
+A sorted set beside it holds one member for each hold, by the time it expires: `<head>\\n<plan>`. A head says what is
+asked: `<request> <model> <epoch> <tokens> <nano> <number>`, its epoch empty where no day or month is limited. Only
+Redis' own clock counts here. The same decision in Python stands in `billing.spending`; a test runs both side by side.
+Pure.
 """
 
 from __future__ import annotations
 
 from billing.redis_pipe import Script
 
+BUCKET_MS = 1000
 BUCKETS = 61  # a second that has only begun counts whole, so 60 seconds touch 61 of them
 
 _COMMON = """
@@ -108,6 +111,12 @@ local function give_back(v, slot, amount)
   end
 end
 
+-- what a hold's head says: epoch, tokens, nano
+local function asked(head)
+  local epoch, tokens, nano = string.match(head, '^%S* %S* (%S*) (%d+) (%d+) ')
+  return epoch, tonumber(tokens), tonumber(nano)
+end
+
 local function need_of(measure, tokens, nano, requests)
   if measure == 1 then return requests end
   if measure == 2 then return tokens end
@@ -131,8 +140,8 @@ local function take_out(plan, state, same, tokens, nano, at, c_tokens, c_nano, c
 end
 """
 
-# ARGV: epoch ('' where no day or month is limited), lease ms, plan, head, tokens, nano, force, bucket ms; then, of a
-# hold to replace: epoch, plan, head, tokens, nano, when it was held.
+# ARGV: bucket ms, plan, lease ms, head; then, where they are needed, force ('1': soft limits ask no block) and, of a
+# hold to replace: plan, head, when it was held.
 # Answers a string of doubles (the time, then what remains of each limit), or one of
 #   {'pool', epoch}    it is another one
 #   {'short', …}       for each limit that needs more: its number, how much, what is accounted for (-1: not known)
@@ -140,11 +149,13 @@ end
 HOLD = Script(
     _COMMON
     + """
-local epoch, head = ARGV[1], ARGV[4]
-local tokens, nano, force, width = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
-local plan = cmsgpack.unpack(ARGV[3])
-local old = nil
-if ARGV[9] and redis.call('ZSCORE', Z, ARGV[11] .. ARGV[10]) then old = cmsgpack.unpack(ARGV[10]) end
+local width, plan, head, force = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2]), ARGV[4], ARGV[5] == '1'
+local epoch, tokens, nano = asked(head)
+local old, old_member = nil, nil
+if ARGV[6] then
+  old_member = ARGV[7] .. ARGV[6]
+  if redis.call('ZSCORE', Z, old_member) then old = cmsgpack.unpack(ARGV[6]) end
+end
 local stored, state, fields = read(old and {plan, old} or {plan})
 if epoch ~= '' and stored ~= epoch then return {'pool', stored or ''} end
 local now = clock()
@@ -154,7 +165,8 @@ for i = 2, #fields do
   if v and not v[4] then advance(v, slot) end
 end
 if old then
-  take_out(old, state, ARGV[9] == stored, tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), 0, 0, 0, width)
+  local old_epoch, old_tokens, old_nano = asked(ARGV[7])
+  take_out(old, state, old_epoch == stored, old_tokens, old_nano, tonumber(ARGV[8]), 0, 0, 0, width)
 end
 
 local short, rate, wait = {}, nil, 0
@@ -213,23 +225,25 @@ for i = 1, #plan, 5 do
   end
 end
 write(state, fields)
-if old then redis.call('ZREM', Z, ARGV[11] .. ARGV[10]) end
-redis.call('ZADD', Z, string.format('%.0f', now + tonumber(ARGV[2])), head .. ARGV[3])
+if old then redis.call('ZREM', Z, old_member) end
+redis.call('ZADD', Z, string.format('%.0f', now + tonumber(ARGV[3])), head .. ARGV[2])
 return struct.pack('<' .. string.rep('d', #left), unpack(left))
 """
 )
 
-# ARGV: epoch, plan, head, tokens, nano, when it was held, charged tokens, nano, requests, bucket ms.
+# ARGV: bucket ms, plan, head, then in one word when it was held and what is charged: `<ms> <tokens> <nano> <requests>`.
 # Answers 1, or 0 where the hold is gone (settled already, expired and dealt with, or lost with Redis).
 SETTLE = Script(
     _COMMON
     + """
 if redis.call('ZREM', Z, ARGV[3] .. ARGV[2]) == 0 then return 0 end
 local plan = cmsgpack.unpack(ARGV[2])
-local stored, state, fields = read({plan})
 if #plan == 0 then return 1 end
-take_out(plan, state, stored == ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
-  tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]))
+local stored, state, fields = read({plan})
+local epoch, tokens, nano = asked(ARGV[3])
+local at, c_tokens, c_nano, c_requests = string.match(ARGV[4], '^(%d+) (%d+) (%d+) (%d+)$')
+take_out(plan, state, stored == epoch, tokens, nano, tonumber(at),
+  tonumber(c_tokens), tonumber(c_nano), tonumber(c_requests), tonumber(ARGV[1]))
 write(state, fields)
 return 1
 """

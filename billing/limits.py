@@ -22,11 +22,11 @@ import hiredis
 
 from billing.granting import Granted, Grants, GrantsAway, PoolClosed, Wish
 from billing.holds import Hold, Tightest, refused_by_period, refused_by_rate
-from billing.limit_plans import Plan, head_of, read_calendar, read_rate
-from billing.limit_scripts import HOLD, SCRIPTS, SETTLE
+from billing.limit_plans import Plan, charge_of, head_of, read_calendar, read_rate
+from billing.limit_scripts import SCRIPTS
 from billing.limit_terms import HoldAsk, LimitTerms, Refused, Standing
 from billing.pools import Pools
-from billing.redis_pipe import RedisAway, RedisPipe, Word
+from billing.redis_pipe import RedisAway, RedisPipe
 from billing.refilling import Refills, Shortage
 from core import metrics
 from core.errors import LimitsUnavailable
@@ -87,10 +87,14 @@ class Limits:
         this raises `Refused` (a hard limit) or `LimitsUnavailable`, releasing it remains to be done."""
         try:
             plan = self._plan(ask)
-            if not plan.limits and replacing is None and self._pipe.is_up:
-                hold = self._announce(plan, ask)
-            else:
-                hold = await self._hold(plan, ask, replacing)
+            hold = None
+            if self._pipe.is_up:
+                if not plan.limits and replacing is None:
+                    hold = self._announce(plan, ask)
+                else:
+                    hold = await self._hold_in_redis(plan, ask, replacing)
+            if hold is None:
+                hold = await self._hold_direct(plan, ask, replacing)
         except Refused:
             self._counts["refused"] += 1
             raise
@@ -109,11 +113,9 @@ class Limits:
             return
         hold.is_open = False
         self._active -= 1
-        plan = hold.plan
         if hold.head:
-            words = (hold.epoch, plan.written, hold.head, hold.tokens, hold.nano, hold.held_ms)
-            charged = (tokens, nano, requests, self._bucket_ms)
-            self._pipe.tell(b"EVALSHA", SETTLE.sha, 2, plan.key, plan.zkey, *words, *charged)
+            charge = charge_of(hold.held_ms, tokens, nano, requests)
+            self._pipe.tell_packed(hold.plan.settling.followed_by(hold.head, charge))
         elif hold.is_direct:
             task = asyncio.get_running_loop().create_task(self._give_back(hold, tokens, nano, requests))
             self._late.add(task)
@@ -169,44 +171,41 @@ class Limits:
     def _announce(self, plan: Plan, ask: HoldAsk) -> Hold:
         """The hold of a request that nothing limits: nobody can refuse it, so nobody waits for it. It leaves before the
         provider is called, and what became of a worker that dies is found by it."""
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
-        hold.head = self._head(ask, "")
-        self._pipe.call(*self._words(plan, ask, "", hold.head, 0)).add_done_callback(self._announced)
-        return hold
+        head = self._head(ask, "")
+        self._pipe.call_packed(plan.holding.followed_by(head)).add_done_callback(self._announced)
+        return Hold(plan, ask.tokens, ask.nano, head=head)
 
     def _announced(self, reply: asyncio.Future[Any]) -> None:
         error = None if reply.cancelled() else reply.exception()
         if isinstance(error, hiredis.ReplyError):
             self._note_refusal(error)
 
-    async def _hold(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
-        if self._pipe.is_up:
-            try:
-                return await self._hold_in_redis(plan, ask, replacing)
-            except RedisAway:
-                pass  # the pipe has told; PostgreSQL decides below
-            except hiredis.ReplyError as error:
-                self._note_refusal(error)
-        return await self._hold_direct(plan, ask, replacing)
-
     def _note_refusal(self, error: hiredis.ReplyError) -> None:
         log.warning("limits: Redis refuses: %s", str(error)[:100])
         for script in SCRIPTS if str(error).startswith("NOSCRIPT") else ():
             self._pipe.tell(b"SCRIPT", b"LOAD", script.source)
 
-    async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold:
+    async def _hold_in_redis(self, plan: Plan, ask: HoldAsk, replacing: Hold | None) -> Hold | None:
+        """None: PostgreSQL has to decide."""
         if replacing is not None and replacing.is_direct:
             await self._give_up(replacing)
         told: dict[bytes, Granted] = {}
-        force = 0  # 1: soft limits ask no block
+        force = b""  # 1: soft limits ask no block
         for _ in range(_MOST_ROUNDS):
             try:
                 pool = None
                 if plan.is_pooled:
                     pool = self._pools.known(plan.tenant_id) or await self._pools.open(plan.tenant_id)
-                hold, reply = await self._ask(plan, ask, pool, force, replacing)
-                if hold is not None:
-                    return hold
+                head = self._head(ask, pool[1] if pool is not None else "")
+                old = replacing if replacing is not None and replacing.is_open and replacing.head else None
+                reply = await self._pipe.call_packed(_holding(plan, head, force, old))
+                if type(reply) is bytes:
+                    if old is not None:
+                        old.is_open = False
+                        self._active -= 1
+                    return Hold(
+                        plan, ask.tokens, ask.nano, pool=pool[2] if pool is not None else None, head=head, told=reply
+                    )
                 if reply[0] == b"rate":
                     raise refused_by_rate(plan, reply, time.time() * 1000)
                 if reply[0] == b"pool":
@@ -220,41 +219,19 @@ class Limits:
                     raise self._unavailable() from error
                 if pool is None:  # there is no pool to count in
                     plan = self._reduced(plan, ask, [t.limit_id for t in plan.limits if not t.is_rate])
-                force = 1
+                force = b"1"
+            except RedisAway:
+                return None  # the pipe has told
+            except hiredis.ReplyError as error:
+                self._note_refusal(error)
+                return None
         raise self._unavailable()
 
-    async def _ask(
-        self, plan: Plan, ask: HoldAsk, pool: tuple[str, str, int] | None, force: int, replacing: Hold | None
-    ) -> tuple[Hold | None, list[Any]]:
-        """One step in Redis: the hold, or why not."""
-        epoch = pool[1] if pool is not None else ""
-        head = self._head(ask, epoch)
-        words = self._words(plan, ask, epoch, head, force)
-        if replacing is not None and replacing.is_open and replacing.head:
-            old = replacing
-            words += (old.epoch, old.plan.written, old.head, old.tokens, old.nano, old.held_ms)
-        reply = await self._pipe.call(*words)
-        if type(reply) is not bytes:
-            return None, reply
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, told=reply)
-        hold.epoch, hold.head = epoch, head
-        hold.pool = pool[2] if pool is not None else None
-        if replacing is not None and replacing.is_open and replacing.head:
-            replacing.is_open = False
-            self._active -= 1
-        return hold, []
-
-    def _head(self, ask: HoldAsk, epoch: str) -> str:
+    def _head(self, ask: HoldAsk, epoch: str) -> bytes:
         """What names a hold: one that came through unnoticed, and its repetition, are two."""
         self._number += 1
         model = self._texts.get(ask.model_id) or self._text(ask.model_id)
         return head_of(ask.request_id, model, epoch, ask.tokens, ask.nano, self._number)
-
-    def _words(self, plan: Plan, ask: HoldAsk, epoch: str, head: str, force: int) -> tuple[Word, ...]:
-        return (
-            *(b"EVALSHA", HOLD.sha, 2, plan.key, plan.zkey, epoch, self._lease_ms, plan.written, head),
-            *(ask.tokens, ask.nano, force, self._bucket_ms),
-        )
 
     async def _draw(self, plan: Plan, ask: HoldAsk, reply: list[Any], told: dict[bytes, Granted]) -> Plan:
         """Draws for what is short. Raises `Refused` where PostgreSQL said already that it is not there."""
@@ -285,8 +262,7 @@ class Limits:
         """In PostgreSQL alone: a block for each request."""
         if replacing is not None:
             await self._give_up(replacing)
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano)
-        hold.held_ms = time.time() * 1000
+        hold = Hold(plan, ask.tokens, ask.nano)
         wishes = {
             (terms.limit_id, plan.starts[index]): Wish(terms.limit_id, plan.starts[index], need, need)
             for index, terms in enumerate(plan.limits)
@@ -309,7 +285,7 @@ class Limits:
                 raise refused_by_period(plan, index, taken)
             left.append(float(terms.amount - taken))
         self._counts["direct"] += 1
-        hold.pool, hold.is_direct, hold.left = pool, True, tuple(left)
+        hold.pool, hold.is_direct, hold.told = pool, True, plan.told.pack(time.time() * 1000, *left)
         return hold
 
     async def _grant_directly(self, tenant_id: UUID, wishes: list[Wish]) -> tuple[int, dict[Any, Granted]]:
@@ -359,13 +335,16 @@ class Limits:
                 return plan
         if len(self._plans) >= _MOST_KEPT:
             self._plans.clear()
-        plan = Plan(ask.tenant_id, [each for each in ask.limits if each.limit_id not in self._gone], ask.created_ms)
+        plan = self._planned(ask, [each for each in ask.limits if each.limit_id not in self._gone])
         self._plans[key] = (ask.limits, plan)
         return plan
 
     def _reduced(self, plan: Plan, ask: HoldAsk, without: list[UUID]) -> Plan:
         """The plan without these limits: they were removed, or cannot be counted now and are not hard."""
-        return Plan(plan.tenant_id, [each for each in plan.limits if each.limit_id not in without], ask.created_ms)
+        return self._planned(ask, [each for each in plan.limits if each.limit_id not in without])
+
+    def _planned(self, ask: HoldAsk, limits: list[LimitTerms]) -> Plan:
+        return Plan(ask.tenant_id, limits, ask.created_ms, lease_ms=self._lease_ms, bucket_ms=self._bucket_ms)
 
     def _remember(self, field: bytes, until: float, left: int) -> None:
         if len(self._refusals) > _MOST_KEPT:
@@ -389,3 +368,10 @@ class Limits:
                 log.exception("limits: could not confirm the pools")
             metrics.holds_active.set(self._active)
             await asyncio.sleep(min(1.0, self._lease_s / _CONFIRM_PER_LEASE))
+
+
+def _holding(plan: Plan, head: bytes, force: bytes, old: Hold | None) -> bytes:
+    """The command that holds, in place of `old`."""
+    if old is not None:
+        return plan.holding.followed_by(head, force, old.plan.written, old.head, b"%d" % old.held_ms)
+    return plan.holding.followed_by(head, force) if force else plan.holding.followed_by(head)

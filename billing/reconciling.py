@@ -25,9 +25,9 @@ from django.db.models import F
 from django_redis import get_redis_connection
 
 from billing import counters
-from billing.counters import BUCKET_MS, CHARGED, Key
-from billing.limit_plans import Member, calendar_field, keys_of, read_member
-from billing.limit_scripts import CREDIT, INSTALL, SETTLE, TIDY
+from billing.counters import CHARGED, Key
+from billing.limit_plans import Member, calendar_field, charge_of, keys_of, read_member
+from billing.limit_scripts import BUCKET_MS, CREDIT, INSTALL, SETTLE, TIDY
 from billing.models import Counter, Grant, Limit, Pool
 from catalog.models import EmbeddingModel
 from core import metrics
@@ -143,8 +143,8 @@ def _settle(client: Any, tenant_id: UUID, members: Sequence[Member], found: Reco
         pool, status, requests, tokens, nano = charges[each.request_id]
         if pool is None or pool != _pool_of(each):  # nothing of this hold was charged
             requests = tokens = nano = 0
-        held = (each.epoch, each.plan, each.head, each.tokens, each.nano, 0)
-        if client.eval(SETTLE.source, 2, key, zkey, *held, tokens, nano, requests, bucket_ms):
+        charge = charge_of(0, tokens, nano, requests)
+        if client.eval(SETTLE.source, 2, key, zkey, bucket_ms, each.plan, each.head, charge):
             outcome = UNRESOLVED if status == UNRESOLVED else "settled" if requests else "released"
             metrics.holds_expired.labels(outcome).inc()
             setattr(found, outcome, getattr(found, outcome) + 1)

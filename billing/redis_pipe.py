@@ -45,6 +45,22 @@ class Script:
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
+class Prepared:
+    """What a command begins with each time, written down once: packing the words of a long one costs more than all else
+    about it."""
+
+    __slots__ = ("_begin", "_words")
+
+    def __init__(self, *words: Word) -> None:
+        self._words = len(words)
+        self._begin = packed(*words).partition(b"\r\n")[2]  # how many words there are is known once all are
+
+    def followed_by(self, *words: bytes) -> bytes:
+        """The whole command, for `call_packed` and `tell_packed`."""
+        rest = b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in words])
+        return b"*%d\r\n%b%b" % (self._words + len(words), self._begin, rest)
+
+
 class _Told:
     """Commands that were told together: how many of them failed, once all have been answered."""
 
@@ -174,21 +190,29 @@ class RedisPipe:
 
     def call(self, *words: Word) -> asyncio.Future[Any]:
         """Sends a command. The future raises `RedisAway`, or hiredis' `ReplyError` where Redis refuses."""
+        return self.call_packed(packed(*words))
+
+    def call_packed(self, command: bytes) -> asyncio.Future[Any]:
+        """The same, of a command that is packed already (`Prepared`)."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         wire = self._connected()
         if wire is None:
             future.set_exception(RedisAway("not connected"))
             return future
         self._calls += 1
-        wire.send(_packed(words), future, time.monotonic())
+        wire.send(command, future, time.monotonic())
         return future
 
     def tell(self, *words: Word) -> None:
         """A command whose outcome nobody waits for: its failure is noticed by the one that finds what is missing."""
+        self.tell_packed(packed(*words))
+
+    def tell_packed(self, command: bytes) -> None:
+        """The same, of a command that is packed already (`Prepared`)."""
         wire = self._connected()
         if wire is not None:
             self._calls += 1
-            wire.keep(_packed(words), None, 1, time.monotonic())
+            wire.keep(command, None, 1, time.monotonic())
 
     def tell_all(self, commands: Sequence[tuple[Word, ...]]) -> asyncio.Future[int]:
         """Several, of which one wants to know later how many failed; the future never raises."""
@@ -197,8 +221,7 @@ class RedisPipe:
             told.done.set_result(len(commands))
             return told.done
         self._calls += len(commands)
-        packed = [_packed(words) for words in commands]
-        wire.keep(packed[0] if len(packed) == 1 else b"".join(packed), told, len(packed), time.monotonic())
+        wire.keep(b"".join([packed(*words) for words in commands]), told, len(commands), time.monotonic())
         return told.done
 
     def run(self, script: Script, key: Word, *arguments: Word) -> asyncio.Future[Any]:
@@ -273,10 +296,11 @@ class RedisPipe:
     @staticmethod
     async def _ask(wire: _Wire, *words: Word) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire.send(_packed(words), future, time.monotonic())
+        wire.send(packed(*words), future, time.monotonic())
         return await future
 
 
-def _packed(words: tuple[Word, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # the stub knows one word only
-    return packed
+def packed(*words: Word) -> bytes:
+    """A command as Redis reads it."""
+    command: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # the stub knows one word only
+    return command

@@ -100,12 +100,12 @@ class Spending:
         self.epoch = ""
         self.calendars: dict[bytes, Calendar] = {}
         self.rates: dict[bytes, Rate] = {}
-        self.holds: dict[str, Held] = {}
+        self.holds: dict[bytes, Held] = {}
         self._bucket_ms = bucket_ms
 
     def hold(
         self,
-        name: str,
+        name: bytes,
         plan: Plan,
         *,
         epoch: str,
@@ -114,7 +114,7 @@ class Spending:
         now_ms: int,
         lease_ms: int,
         force: bool = False,
-        replacing: str | None = None,
+        replacing: bytes | None = None,
     ) -> Fits | Short | TooFast | OtherPool:
         """Reserves on every limit or changes nothing."""
         if epoch != "" and epoch != self.epoch:
@@ -140,7 +140,7 @@ class Spending:
         self.holds[name] = Held(plan, epoch, tokens, nano, now_ms, now_ms + lease_ms)
         return Fits(self._take(plan, tokens, nano))
 
-    def settle(self, name: str, *, tokens: int, nano: int, requests: int) -> bool:
+    def settle(self, name: bytes, *, tokens: int, nano: int, requests: int) -> bool:
         """What is charged stays used, the rest is free. False: there is no such hold (any more)."""
         held = self.holds.pop(name, None)
         if held is not None:

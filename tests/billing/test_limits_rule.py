@@ -12,7 +12,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.limit_plans import Plan, head_of, read_calendar, read_rate
+from billing.limit_plans import Plan, charge_of, head_of, read_calendar, read_rate
 from billing.limit_scripts import CREDIT, HOLD, INSTALL, SETTLE
 from billing.limit_terms import LimitTerms
 from billing.spending import Fits, OtherPool, Short, Spending, TooFast
@@ -37,12 +37,12 @@ def test_no_sixty_seconds_ever_see_more_than_the_rate(steps: list[tuple[int, int
     for number, (pause, tokens) in enumerate(steps):
         now += pause
         words: dict[str, Any] = {"epoch": "", "tokens": tokens, "nano": 0, "lease_ms": LEASE_MS}
-        answer = state.hold(str(number), plan, now_ms=now, **words)
+        answer = state.hold(b"%d" % number, plan, now_ms=now, **words)
         if isinstance(answer, TooFast) and answer.wait_ms >= 0:
             # Who waits exactly that long is served, and no millisecond sooner.
-            assert isinstance(state.hold("early", plan, now_ms=now + answer.wait_ms - 1, **words), TooFast)
+            assert isinstance(state.hold(b"early", plan, now_ms=now + answer.wait_ms - 1, **words), TooFast)
             now += answer.wait_ms
-            answer = state.hold(str(number), plan, now_ms=now, **words)
+            answer = state.hold(b"%d" % number, plan, now_ms=now, **words)
         if isinstance(answer, Fits):
             served.append((now, tokens))
         else:
@@ -85,14 +85,12 @@ class InRedis:
         clock = ("redis.call('TIME')", "{redis.call('GET', 's'), redis.call('GET', 'us')}")
         self._hold = HOLD.source.decode().replace(*clock)
 
-    def hold(
-        self, plan: Plan, head: str, *, epoch: str, tokens: int, nano: int, now: int, force: bool, old: Any
-    ) -> Fits | Short | TooFast | OtherPool:
+    def hold(self, plan: Plan, head: bytes, *, now: int, force: bool, old: Any) -> Fits | Short | TooFast | OtherPool:
         self.client.mset({"s": now // 1000, "us": now % 1000 * 1000})
-        words = [epoch, LEASE_MS, plan.written, head, tokens, nano, int(force), 1000, *(old or ())]
+        words = [1000, plan.written, LEASE_MS, head, int(force), *(old or ())]
         reply = self.client.eval(self._hold, 2, plan.key, plan.zkey, *words)
         if isinstance(reply, bytes):
-            at, *left = plan.unpack(reply)
+            at, *left = plan.told.unpack(reply)
             assert at == now
             return Fits(tuple(int(each) for each in left))
         word, *rest = reply
@@ -136,7 +134,7 @@ def valkey(tmp_path_factory: Any) -> Iterator[EmbeddedValkey]:
 def test_lua_and_python_never_differ(valkey: EmbeddedValkey, steps: list[tuple[Any, ...]]) -> None:
     model, real = Spending(), InRedis(redis.from_url(valkey.url(0)))
     key, zkey = Plan(TENANT, (), CREATED_MS).key, Plan(TENANT, (), CREATED_MS).zkey
-    held: list[tuple[str, Plan, str, int, int, int]] = []  # head, plan, epoch, tokens, nano, at
+    held: list[tuple[bytes, Plan, int]] = []  # head, plan, at
     now = CREATED_MS
 
     def chosen(number: int | None) -> Any:
@@ -156,23 +154,22 @@ def test_lua_and_python_never_differ(valkey: EmbeddedValkey, steps: list[tuple[A
         elif what == "settle":
             old, tokens, nano, requests = chosen(rest[0]), *rest[1:]
             if old is not None:
-                head, plan, epoch, t, n, at = old
+                head, plan, at = old
                 done = model.settle(head, tokens=tokens, nano=nano, requests=int(requests))
-                words = (epoch, plan.written, head, t, n, at, tokens, nano, int(requests), 1000)
+                words = (1000, plan.written, head, charge_of(at, tokens, nano, int(requests)))
                 assert bool(real.client.eval(SETTLE.source, 2, key, zkey, *words)) is done
         else:
             limits, tokens, nano, force, replaced = rest
             plan, old = Plan(TENANT, limits, CREATED_MS), chosen(replaced)
             epoch = "r:1" if plan.is_pooled else ""
             head = head_of("id", "model", epoch, tokens, nano, number)
-            words = {"epoch": epoch, "tokens": tokens, "nano": nano, "force": force}
+            words = {"epoch": epoch, "tokens": tokens, "nano": nano}
             there = old is not None and old[0] in model.holds
-            answer = model.hold(
-                head, plan, now_ms=now, lease_ms=LEASE_MS, replacing=old[0] if old is not None else None, **words
-            )
-            said = (old[2], old[1].written, old[0], old[3], old[4], old[5]) if old is not None else None
-            assert real.hold(plan, head, now=now, old=said, **words) == answer
+            replacing = old[0] if old is not None else None
+            answer = model.hold(head, plan, now_ms=now, lease_ms=LEASE_MS, force=force, replacing=replacing, **words)
+            said = (old[1].written, old[0], old[2]) if old is not None else None
+            assert real.hold(plan, head, now=now, force=force, old=said) == answer
             if isinstance(answer, Fits):
-                held.append((head, plan, epoch, tokens, nano, now))
+                held.append((head, plan, now))
                 assert there or len(model.holds) >= 1
         assert real.state(now) == state_of(model, now)

@@ -24,12 +24,12 @@ class InMemoryLimits:
         if not (self.is_redis_up or self.is_postgres_up):
             if plan.has_hard_calendar:
                 raise LimitsUnavailable("down", retry_after=1)
-            return self._held(Hold(plan, tokens=ask.tokens, nano=ask.nano))
+            return self._held(Hold(plan, ask.tokens, ask.nano))
         if not self.is_redis_up:
             plan = Plan(ask.tenant_id, [each for each in ask.limits if not each.is_rate], ask.created_ms)
         state = self._state(plan)
         now_ms = ask.created_ms if self.now_ms is None else self.now_ms
-        name = f"{ask.request_id} {len(self.open)}"
+        name = f"{ask.request_id} {len(self.open)}".encode()
         words = {"epoch": state.epoch, "tokens": ask.tokens, "nano": ask.nano, "now_ms": now_ms, "lease_ms": 60_000}
         old = replacing.head if replacing is not None and replacing.is_open else None
         answer = state.hold(name, plan, replacing=old, **words)  # type: ignore[arg-type]
@@ -41,8 +41,8 @@ class InMemoryLimits:
         assert isinstance(answer, Fits)
         if replacing is not None:
             replacing.is_open = False
-        hold = Hold(plan, tokens=ask.tokens, nano=ask.nano, left=tuple(map(float, answer.left)))
-        hold.head, hold.held_ms, hold.is_direct = name, now_ms, not self.is_redis_up and plan.is_pooled
+        hold = Hold(plan, ask.tokens, ask.nano, head=name, told=plan.told.pack(now_ms, *answer.left))
+        hold.is_direct = not self.is_redis_up and plan.is_pooled
         hold.pool = 1 if plan.is_pooled else None
         return self._held(hold)
 
