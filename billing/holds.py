@@ -15,15 +15,12 @@ _MOMENT = struct.Struct("<d")
 RATE_RESETS_S = 61.0  # when everything that counts now has left the window
 
 
-class Tightest:
+class Tightest(msgspec.Struct, frozen=True, gc=False):
     """What is left of the tightest hard limit of a measure, for the `x-ratelimit-*` headers."""
 
-    __slots__ = ("limit", "remaining", "resets_s")
-
-    def __init__(self, limit: int, remaining: int, resets_s: float) -> None:
-        self.limit = limit
-        self.remaining = remaining
-        self.resets_s = resets_s  # from the moment of the hold
+    limit: int
+    remaining: int
+    resets_s: float  # from the moment of the hold
 
 
 class Hold(msgspec.Struct, eq=False, gc=False):
@@ -56,11 +53,12 @@ class Hold(msgspec.Struct, eq=False, gc=False):
 
     def tightest(self, measure: str) -> Tightest | None:
         """Of `requests` or `tokens`; None where nothing limits it, or nothing is known (Redis away)."""
-        hard, left = self.plan.hard.get(measure), self.left
-        if not hard or not left:
+        hard = self.plan.hard.get(measure)
+        if not hard or not self.told:
             return None
-        index, amount, end_s = min(hard, key=lambda each: left[each[0]])
-        resets_s = RATE_RESETS_S if end_s is None else end_s - self.held_ms / 1000
+        held_ms, *left = self.plan.told.unpack(self.told)
+        index, amount, end_s = hard[0] if len(hard) == 1 else min(hard, key=lambda each: left[each[0]])
+        resets_s = RATE_RESETS_S if end_s is None else end_s - held_ms / 1000
         return Tightest(amount, max(0, int(left[index])), max(0.0, resets_s))
 
 

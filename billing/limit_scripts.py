@@ -23,72 +23,74 @@ BUCKETS = 61  # a second that has only begun counts whole, so 60 seconds touch 6
 _COMMON = """
 local H, Z = KEYS[1], KEYS[2]
 local N = 61
-local EMPTY = string.rep(struct.pack('<d', 0), N)
+local call, floor, pack, parse = redis.call, math.floor, struct.pack, struct.unpack
 
 local function clock()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  local t = call('TIME')
+  return t[1] * 1000 + floor(t[2] / 1000)
+end
+
+local function empty_ring()
+  return string.rep(pack('<d', 0), N)
 end
 
 -- values of the fields that a plan names, each once: calendar {granted, base, used, held}, rate {sum, last, ring}
 local function read(plans)
-  local fields, names = {'e'}, {}
+  local fields, is_rate, n = {'e'}, {}, 1
   for _, plan in ipairs(plans) do
     for i = 1, #plan, 5 do
-      if not names[plan[i]] then
-        fields[#fields + 1] = plan[i]
-        names[plan[i]] = #fields
+      local field = plan[i]
+      if is_rate[field] == nil then
+        n = n + 1
+        fields[n], is_rate[field] = field, plan[i + 1] == 1
       end
     end
   end
-  if #fields == 1 then return nil, {}, fields end
-  local found, state = redis.call('HMGET', H, unpack(fields)), {}
-  for i = 2, #fields do
-    local raw = found[i]
-    if string.byte(fields[i]) == 99 then
+  if n == 1 then return nil, {}, fields end
+  local found, state = call('HMGET', H, unpack(fields)), {}
+  for i = 2, n do
+    local raw, field = found[i], fields[i]
+    if not is_rate[field] then
       if raw then
-        local granted, base, used, held = struct.unpack('<dddd', raw)
-        state[fields[i]] = {granted, base, used, held}
+        local granted, base, used, held = parse('<dddd', raw)
+        state[field] = {granted, base, used, held}
       end
     elseif raw then
-      local sum, last = struct.unpack('<dd', raw)
-      state[fields[i]] = {sum, last, string.sub(raw, 17)}
+      local sum, last = parse('<dd', raw)
+      state[field] = {sum, last, string.sub(raw, 17)}
     else
-      state[fields[i]] = {0, 0, EMPTY}
+      state[field] = {0, 0, empty_ring()}
     end
   end
   return found[1], state, fields
 end
 
 local function write(state, fields)
-  local out = {}
+  local out, n = {}, 0
   for i = 2, #fields do
     local v = state[fields[i]]
     if v then
-      out[#out + 1] = fields[i]
-      if v[4] then
-        out[#out + 1] = struct.pack('<dddd', v[1], v[2], v[3], v[4])
-      else
-        out[#out + 1] = struct.pack('<dd', v[1], v[2]) .. v[3]
-      end
+      out[n + 1] = fields[i]
+      out[n + 2] = v[4] and pack('<dddd', v[1], v[2], v[3], v[4]) or pack('<dd', v[1], v[2]) .. v[3]
+      n = n + 2
     end
   end
-  if #out > 0 then redis.call('HSET', H, unpack(out)) end
+  if n > 0 then call('HSET', H, unpack(out)) end
 end
 
 local function bucket(v, slot)
-  return (struct.unpack('<d', v[3], slot % N * 8 + 1))
+  return (parse('<d', v[3], slot % N * 8 + 1))
 end
 
 local function put(v, slot, amount)
   local at = slot % N * 8
-  v[3] = string.sub(v[3], 1, at) .. struct.pack('<d', amount) .. string.sub(v[3], at + 9)
+  v[3] = string.sub(v[3], 1, at) .. pack('<d', amount) .. string.sub(v[3], at + 9)
 end
 
 -- forgets the buckets that have left the window
 local function advance(v, slot)
   if slot - v[2] >= N or v[1] == 0 then
-    if v[1] ~= 0 then v[1], v[3] = 0, EMPTY end
+    if v[1] ~= 0 then v[1], v[3] = 0, empty_ring() end
     if slot > v[2] then v[2] = slot end
     return
   end
@@ -111,30 +113,22 @@ local function give_back(v, slot, amount)
   end
 end
 
--- what a hold's head says: epoch, tokens, nano
+-- what a hold's head says: its epoch, and how much it asks by measure (requests, tokens, nano-dollars)
 local function asked(head)
   local epoch, tokens, nano = string.match(head, '^%S* %S* (%S*) (%d+) (%d+) ')
-  return epoch, tonumber(tokens), tonumber(nano)
+  return epoch, {1, tonumber(tokens), tonumber(nano)}
 end
 
-local function need_of(measure, tokens, nano, requests)
-  if measure == 1 then return requests end
-  if measure == 2 then return tokens end
-  return nano
-end
-
--- takes a hold out of the values: `tokens`.. were held at `at`, `c_tokens`.. of them are charged; what another pool
+-- takes a hold out of the values: by measure, what was held in `slot` and what of it is charged; what another pool
 -- holds of days and months is no matter of this one (`same`)
-local function take_out(plan, state, same, tokens, nano, at, c_tokens, c_nano, c_requests, width)
+local function take_out(plan, state, same, held, charged, slot)
   for i = 1, #plan, 5 do
-    local v = state[plan[i]]
-    local need = need_of(plan[i + 2], tokens, nano, 1)
-    local charged = need_of(plan[i + 2], c_tokens, c_nano, c_requests)
+    local v, measure = state[plan[i]], plan[i + 2]
     if plan[i + 1] == 1 then
-      give_back(v, math.floor(at / width), need - charged)
+      give_back(v, slot, held[measure] - charged[measure])
     elseif v and same then
-      v[4] = v[4] - need
-      v[3] = v[3] + charged
+      v[4] = v[4] - held[measure]
+      v[3] = v[3] + charged[measure]
     end
   end
 end
@@ -150,29 +144,28 @@ HOLD = Script(
     _COMMON
     + """
 local width, plan, head, force = tonumber(ARGV[1]), cmsgpack.unpack(ARGV[2]), ARGV[4], ARGV[5] == '1'
-local epoch, tokens, nano = asked(head)
+local epoch, needs = asked(head)
 local old, old_member = nil, nil
 if ARGV[6] then
   old_member = ARGV[7] .. ARGV[6]
-  if redis.call('ZSCORE', Z, old_member) then old = cmsgpack.unpack(ARGV[6]) end
+  if call('ZSCORE', Z, old_member) then old = cmsgpack.unpack(ARGV[6]) end
 end
 local stored, state, fields = read(old and {plan, old} or {plan})
 if epoch ~= '' and stored ~= epoch then return {'pool', stored or ''} end
 local now = clock()
-local slot = math.floor(now / width)
+local slot = floor(now / width)
 for i = 2, #fields do
   local v = state[fields[i]]
   if v and not v[4] then advance(v, slot) end
 end
 if old then
-  local old_epoch, old_tokens, old_nano = asked(ARGV[7])
-  take_out(old, state, old_epoch == stored, old_tokens, old_nano, tonumber(ARGV[8]), 0, 0, 0, width)
+  local old_epoch, held = asked(ARGV[7])
+  take_out(old, state, old_epoch == stored, held, {0, 0, 0}, floor(ARGV[8] / width))
 end
 
 local short, rate, wait = {}, nil, 0
 for i = 1, #plan, 5 do
-  local v, hard, amount = state[plan[i]], plan[i + 3] == 1, plan[i + 4]
-  local need = need_of(plan[i + 2], tokens, nano, 1)
+  local v, need, hard, amount = state[plan[i]], needs[plan[i + 2]], plan[i + 3] == 1, plan[i + 4]
   if plan[i + 1] == 1 then
     if hard and v[1] + need > amount then
       local this = -1
@@ -211,23 +204,23 @@ if rate then
   return {'rate', (rate - 1) / 5, string.format('%.0f', wait), string.format('%.0f', state[plan[rate]][1])}
 end
 
-local left = {now}
+local left, n = {now}, 1
 for i = 1, #plan, 5 do
-  local v = state[plan[i]]
-  local need = need_of(plan[i + 2], tokens, nano, 1)
+  local v, need = state[plan[i]], needs[plan[i + 2]]
+  n = n + 1
   if plan[i + 1] == 1 then
     v[1] = v[1] + need
     put(v, v[2], bucket(v, v[2]) + need)
-    left[#left + 1] = plan[i + 4] - v[1]
+    left[n] = plan[i + 4] - v[1]
   else
     v[4] = v[4] + need
-    left[#left + 1] = plan[i + 4] - v[2] - v[3] - v[4]
+    left[n] = plan[i + 4] - v[2] - v[3] - v[4]
   end
 end
 write(state, fields)
-if old then redis.call('ZREM', Z, old_member) end
-redis.call('ZADD', Z, string.format('%.0f', now + tonumber(ARGV[3])), head .. ARGV[2])
-return struct.pack('<' .. string.rep('d', #left), unpack(left))
+if old then call('ZREM', Z, old_member) end
+call('ZADD', Z, string.format('%.0f', now + ARGV[3]), head .. ARGV[2])
+return pack('<' .. string.rep('d', n), unpack(left))
 """
 )
 
@@ -236,14 +229,14 @@ return struct.pack('<' .. string.rep('d', #left), unpack(left))
 SETTLE = Script(
     _COMMON
     + """
-if redis.call('ZREM', Z, ARGV[3] .. ARGV[2]) == 0 then return 0 end
+if call('ZREM', Z, ARGV[3] .. ARGV[2]) == 0 then return 0 end
 local plan = cmsgpack.unpack(ARGV[2])
 if #plan == 0 then return 1 end
 local stored, state, fields = read({plan})
-local epoch, tokens, nano = asked(ARGV[3])
-local at, c_tokens, c_nano, c_requests = string.match(ARGV[4], '^(%d+) (%d+) (%d+) (%d+)$')
-take_out(plan, state, stored == epoch, tokens, nano, tonumber(at),
-  tonumber(c_tokens), tonumber(c_nano), tonumber(c_requests), tonumber(ARGV[1]))
+local epoch, held = asked(ARGV[3])
+local at, tokens, nano, requests = string.match(ARGV[4], '^(%d+) (%d+) (%d+) (%d+)$')
+local charged = {tonumber(requests), tonumber(tokens), tonumber(nano)}
+take_out(plan, state, stored == epoch, held, charged, floor(at / ARGV[1]))
 write(state, fields)
 return 1
 """

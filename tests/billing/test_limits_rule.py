@@ -82,7 +82,7 @@ class InRedis:
     def __init__(self, client: Any) -> None:
         self.client = client
         client.flushall()
-        clock = ("redis.call('TIME')", "{redis.call('GET', 's'), redis.call('GET', 'us')}")
+        clock = ("call('TIME')", "{redis.call('GET', 's'), redis.call('GET', 'us')}")
         self._hold = HOLD.source.decode().replace(*clock)
 
     def hold(self, plan: Plan, head: bytes, *, now: int, force: bool, old: Any) -> Fits | Short | TooFast | OtherPool:
