@@ -22,6 +22,7 @@ import orjson
 
 from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
 from core import errors
+from core.asgi import WHOLE
 from core.clock import unix_ms
 from core.ids import uuid7_text
 from embeddings import answers, listing, requests
@@ -111,8 +112,11 @@ class Door:
             (b"x-request-id", request_id.encode()),
             (b"cache-control", b"private, no-store"),
         )
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if WHOLE in scope.get("extensions", ()):
+            await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
+        else:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new requests, lets those under way finish within `grace_s`, then refuses them as well."""
