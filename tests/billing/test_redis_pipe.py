@@ -9,7 +9,7 @@ import signal
 import hiredis
 import pytest
 
-from billing.redis_pipe import RedisAway, RedisPipe, Script
+from billing.redis_pipe import Prepared, RedisAway, RedisPipe, Script, packed
 from config.up.ports import free_port
 from config.up.valkey import EmbeddedValkey
 
@@ -48,6 +48,16 @@ async def test_answers_come_to_those_who_asked(pipe):
 
 async def test_scripts_are_there_from_the_start(pipe):
     assert await pipe.run(DOUBLE, "k", 21) == 42
+
+
+async def test_a_prepared_command_is_the_one_of_the_same_words(pipe):
+    echo, keep = Prepared("ECHO"), Prepared("SET", "k", 1.5)
+    assert echo.followed_by(b"a\r\nb") == packed("ECHO", b"a\r\nb")
+    pipe.tell_packed(keep.followed_by(b"EX", b"100"))
+    assert await asyncio.gather(pipe.call_packed(echo.followed_by("ü".encode())), pipe.call("GET", "k")) == [
+        "ü".encode(),
+        b"1.5",
+    ]
 
 
 async def test_a_refusal_reaches_its_caller_alone(pipe):
