@@ -34,6 +34,7 @@ from tenants.keys import is_well_formed
 from tenants.snapshots import KeyGrant
 
 if TYPE_CHECKING:
+    from embeddings.news import EventId
     from embeddings.presence import Session
     from embeddings.sockets import Sockets
 
@@ -106,6 +107,7 @@ class Connection:
         "in_flight",
         "is_closed",
         "is_closing",
+        "last_told",
         "opened_at",
         "outbox",
         "session",
@@ -130,6 +132,7 @@ class Connection:
         self.session: Session | None = None
         self.status: Literal["available", "busy", "offline"] = "available"
         self.topics: frozenset[str] = frozenset()
+        self.last_told: EventId | None = None  # when it registered, until it subscribes
         self.in_flight: dict[object, Running] = {}
         self.outbox: Outbox[Notice | Reply] = Outbox(sockets.bounds.notifications)
         self.speaks_binary = False  # notices go out as the agent has registered

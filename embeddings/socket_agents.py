@@ -21,6 +21,7 @@ from embeddings.configuration import Configuration
 from embeddings.connection import Connection, Handler, Notice, Reply, Running
 from embeddings.control_rows import ControlRows
 from embeddings.frames import MOST_PAYLOAD
+from embeddings.news import EventId
 from embeddings.pacing import SocketBounds
 from embeddings.presence import Presence
 from embeddings.snapshot import TenantSnapshot
@@ -92,7 +93,8 @@ class AgentMethods:
         await self._news.say(session)
         latest = await self._news.current(tenant_id)
         if latest is not None and params.last_event_id not in (None, str(latest)):
-            connection.notify(Notice("resync", {"reason": "gap", "event_id": str(latest)}))
+            connection.notify(_gap(latest))
+        connection.last_told = None if connection.topics else latest
         found = {
             "agent_id": params.agent_id,
             "session_id": session.id,
@@ -140,10 +142,13 @@ class AgentMethods:
     async def _subscribe(self, running: Running, params: messages.Topics) -> Reply:
         if "alerts" in params.topics and not allows(running.key.scopes, Scope.USAGE_READ):
             raise KeyNotPermitted(f"The topic `alerts` needs the scope `{Scope.USAGE_READ}`.", param="topics")
-        connection = running.connection
-        await self._news.follow(running.snapshot.config.tenant_id)
-        await self._news.current(running.snapshot.config.tenant_id)  # events are numbered, and told, from now on
-        connection.topics |= frozenset(params.topics)
+        connection, tenant_id = running.connection, running.snapshot.config.tenant_id
+        connection.topics |= frozenset(params.topics)  # first: what is heard while we ask is for this agent too
+        await self._news.follow(tenant_id)
+        latest = await self._news.current(tenant_id)
+        if latest is not None and connection.last_told not in (None, latest):
+            connection.notify(_gap(latest))
+        connection.last_told = None  # from now on `SocketNews` watches
         return rpc.result(running.asked, {"topics": sorted(connection.topics)})
 
     async def _unsubscribe(self, running: Running, params: messages.Topics) -> Reply:
@@ -175,6 +180,10 @@ class AgentMethods:
             "notifications": bounds.notifications,
             "idle_seconds": bounds.idle_s,
         }
+
+
+def _gap(latest: EventId) -> Notice:
+    return Notice("resync", {"reason": "gap", "event_id": str(latest)})
 
 
 def _actor(running: Running, agent_id: str) -> Actor:

@@ -80,12 +80,17 @@ class SocketNews:
         self._joined[tenant_id] = 0
 
     async def current(self, tenant_id: UUID) -> EventId | None:
-        """The last event of a tenant, whose events are numbered from now on; None: it cannot be known."""
+        """The last event of a tenant, whose events are numbered from now on; None: it cannot be known.
+
+        What comes after it and is not heard is a gap, also where no event was heard before.
+        """
         try:
             epoch, number = await self._pipe.run(news.CURRENT, news.numbers_key(tenant_id), *news.current_words())
         except _AWAY:
             return None
-        return EventId(epoch.decode(), int(number))
+        latest = EventId(epoch.decode(), int(number))
+        self._seen.setdefault(tenant_id, latest)
+        return latest
 
     async def say(self, session: Session) -> None:
         """Tells all processes of a new session, so that older sockets of its agent end."""
@@ -148,6 +153,8 @@ class SocketNews:
             # One that was under way while we asked is no gap.
             if latest is not None and (is_new or self._seen.get(tenant_id) == before):
                 self._note(tenant_id, latest, has_come=False)
+        for tenant_id in self._seen.keys() - wanted - self._joined.keys():  # gone before their group was joined
+            del self._seen[tenant_id]
         for tenant_id, looks in list(self._joined.items()):
             if tenant_id in wanted:
                 self._joined[tenant_id] = 0

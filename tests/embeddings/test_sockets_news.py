@@ -106,6 +106,28 @@ async def test_who_is_connected_learns_of_what_never_came(home):
         assert (await agent.told("resync", 15))["reason"] == "gap"
 
 
+async def test_the_next_event_shows_that_the_one_before_never_came(home):
+    tenant, key = home.add_tenant("unluckier")
+    async with Agent(home.port, key) as agent:
+        await agent.call("subscribe", topics=["models"])
+        publish(
+            home,
+            f"news._numbered([UUID('{tenant}')]); "
+            f"news.publish([UUID('{tenant}')], 'models', 'model.available', {{'model': 'm'}})",
+        )
+        await agent.told("model.available")
+        assert [each["method"] for each in agent.news] == ["resync", "model.available"]
+
+
+async def test_what_happens_between_registering_and_subscribing_is_missed(home):
+    tenant, key = home.add_tenant("slow-to-subscribe")
+    async with Agent(home.port, key) as agent:
+        await agent.register("slow")
+        publish(home, f"news.publish([UUID('{tenant}')], 'models', 'model.available', {{'model': 'm'}})")
+        await agent.call("subscribe", topics=["models"])
+        assert (await agent.told("resync"))["reason"] == "gap"
+
+
 async def test_binary_agents_hear_in_binary(home):
     tenant, key = home.add_tenant("binary-news")
     async with Agent(home.port, key) as agent:
