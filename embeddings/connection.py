@@ -110,6 +110,7 @@ class Connection:
         "last_told",
         "opened_at",
         "outbox",
+        "replying",
         "session",
         "speaks_binary",
         "status",
@@ -134,10 +135,16 @@ class Connection:
         self.topics: frozenset[str] = frozenset()
         self.last_told: EventId | None = None  # when it registered, until it subscribes
         self.in_flight: dict[object, Running] = {}
+        self.replying = 0
         self.outbox: Outbox[Notice | Reply] = Outbox(sockets.bounds.notifications)
         self.speaks_binary = False  # notices go out as the agent has registered
         self.is_closing = False  # nothing that comes is read any more
         self.is_closed = False  # and nothing is sent
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have no answer yet, and answers that the reader has not taken."""
+        return len(self.in_flight) + self.replying
 
     # Who it is
 
@@ -207,9 +214,9 @@ class Connection:
     def _no_room(self, asked: Asked) -> QuiverError | None:
         if self._sockets.is_draining:
             return errors.Draining("This process is stopping; connect again.", retry_after=1)
-        if len(self.in_flight) >= self._sockets.bounds.in_flight:
+        if self.under_way >= self._sockets.bounds.in_flight:
             return errors.RateLimitExceeded(
-                f"{len(self.in_flight)} requests are in flight on this connection; wait for one.", retry_after=1
+                f"{self.under_way} requests are in flight on this connection; wait for one.", retry_after=1
             )
         if asked.wants_answer and asked.name in self.in_flight:
             return errors.Conflict(f"A request with the id {asked.id!r} is in flight.", param="id")
@@ -237,7 +244,7 @@ class Connection:
             self.in_flight.pop(asked.name if asked.wants_answer else running, None)
         if not running.is_answered:
             running.is_answered = True
-            await self.send(reply, method=asked.method)
+            await self._reply(reply, asked.method)
 
     async def _answer(self, running: Running) -> Reply:
         asked = running.asked
@@ -255,16 +262,26 @@ class Connection:
         found = await off_loop(decode) if size > HEAVY_BYTES else decode()
         return await self._sockets.handlers[method.name](running, found)
 
-    def give_up(self, running: Running) -> bool:
+    async def give_up(self, running: Running) -> bool:
         """Answers a request at once that its client does not want any more; what was begun goes on by itself."""
         if running.is_answered:
             return False
         running.is_answered = True
         message = "Cancelled; what was sent to a provider is paid for, and cached."
-        self.notify(rpc.refusal(running.asked, rpc.CANCELLED, message, {"code": "cancelled"}))
+        # An answer, so it is sent and waited for: what waits in the outbox may be dropped.
+        refusal = rpc.refusal(running.asked, rpc.CANCELLED, message, {"code": "cancelled"})
+        await self._reply(refusal, running.asked.method)
         return True
 
     # What goes
+
+    async def _reply(self, data: Reply, method: Method) -> None:
+        """An answer takes room until it is taken: who does not read may not pile up megabytes here."""
+        self.replying += 1
+        try:
+            await self.send(data, method=method)
+        finally:
+            self.replying -= 1
 
     async def send(self, data: Reply, *, method: Method | None = None) -> None:
         """Waits for a slow reader; nothing is sent to one that has gone."""

@@ -69,7 +69,7 @@ class EmbeddingMethods:
     async def _cancel(self, running: Running, params: messages.Cancel) -> Reply:
         connection, asked = running.connection, running.asked
         found = connection.in_flight.get((asked.is_binary, params.id))
-        was_there = found is not None and connection.give_up(found)
+        was_there = found is not None and await connection.give_up(found)
         return rpc.result(asked, {"id": params.id, "cancelled": was_there})
 
     async def _batch(self, running: Running, params: messages.Batch) -> Reply:

@@ -230,7 +230,7 @@ class Sockets:
         self.is_draining = True
         deadline, ours = time.monotonic() + grace_s, set(self._all)  # who comes from now on is sent away at once
         while (ours := ours & self._all) and time.monotonic() < deadline:
-            for connection in [each for each in ours if not each.in_flight]:
+            for connection in [each for each in ours if not each.under_way]:
                 connection.close(RESTART, _STOPPING)
             await asyncio.sleep(0.02)
         for connection in list(self._all):
@@ -243,7 +243,7 @@ class Sockets:
             "connections": len(self._all),
             "registered": sum(each.session is not None for each in self._all),
             "tenants": len(self._by_tenant),
-            "in_flight": sum(len(each.in_flight) for each in self._all),
+            "in_flight": sum(each.under_way for each in self._all),
             "notices_waiting": sum(len(each.outbox) for each in self._all),
             "notices_dropped": self.dropped,
             "tasks": len(self._tasks),

@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+from embeddings import rpc
 from embeddings.connection import Connection, Notice
 from embeddings.control_rows import ControlRows
 from embeddings.pacing import SocketBounds
 from embeddings.sockets import Sockets
+from tests.embeddings.building import grant, snapshot
 from tests.embeddings.planes import until
 
 
@@ -25,9 +27,28 @@ class Reader:
         self.taken.append(message)
 
     @property
+    def said(self) -> list[dict[str, Any]]:
+        return [json.loads(each["text"]) for each in self.taken if "text" in each]
+
+    @property
     def told(self) -> list[tuple[str, Any]]:
-        said = [json.loads(each["text"]) for each in self.taken if "text" in each]
-        return [(each["method"], each["params"]) for each in said]
+        return [(each["method"], each["params"]) for each in self.said]
+
+    @property
+    def answers(self) -> dict[Any, Any]:
+        """By id: the code of an error, or the result."""
+        return {each["id"]: each.get("result", each.get("error", {}).get("code")) for each in self.said if "id" in each}
+
+
+class Known:
+    """Who has this socket's key."""
+
+    def known(self, digest: bytes) -> Any:
+        return grant(), snapshot()
+
+
+def asking(method: str, id: object, params: Any) -> str:
+    return json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 
 
 def connected(reader: Reader, **bounds: Any) -> tuple[Sockets, Connection]:
@@ -55,6 +76,56 @@ async def test_a_slow_reader_gets_the_newest_and_is_told_how_many_were_dropped()
     ]
     assert sockets.statistics()["notices_dropped"] == 5
     await until(lambda: sockets.statistics()["tasks"] == 0)
+
+
+def authenticated(reader: Reader, **bounds: Any) -> tuple[Sockets, Connection, asyncio.Event]:
+    """A socket whose key is known; what is long is answered once the event is set."""
+    sockets, connection = connected(reader, **bounds)
+    known: Any = Known()
+    sockets.configuration, connection.digest = known, b"of its key"
+    may_answer = asyncio.Event()
+
+    async def answer(running: Any, params: Any) -> Any:
+        await may_answer.wait()
+        return rpc.result(running.asked, {"done": True})
+
+    async def cancel(running: Any, params: Any) -> Any:
+        was_there = await connection.give_up(connection.in_flight[False, params.id])
+        return rpc.result(running.asked, {"cancelled": was_there})
+
+    sockets.handlers = {"embedding.generate": answer, "embedding.cancel": cancel}
+    return sockets, connection, may_answer
+
+
+async def test_a_slow_reader_gets_the_answer_of_what_it_gave_up_whatever_else_is_dropped():
+    reader = Reader()
+    sockets, connection, may_answer = authenticated(reader, notifications=1)
+    await connection.take(asking("embedding.generate", "x", {"input": "a"}))
+    connection.notify(Notice("first", {}))
+    taking = asyncio.create_task(connection.take(asking("embedding.cancel", "c", {"id": "x"})))
+    await until(lambda: connection.replying == 1)
+    for number in range(5):
+        connection.notify(Notice("news", {"number": number}))
+    reader.is_open.set()
+    await taking
+    assert (list(reader.answers), reader.answers) == (["x", "c"], {"x": -32014, "c": {"cancelled": True}})
+    may_answer.set()
+    await until(lambda: connection.under_way == sockets.statistics()["tasks"] == 0)
+    assert [each.get("id") for each in reader.said].count("x") == 1
+
+
+async def test_answers_that_are_not_taken_count_among_the_requests_in_flight():
+    reader = Reader()
+    sockets, connection, may_answer = authenticated(reader, in_flight=2)
+    may_answer.set()
+    for id in ("a", "b"):
+        await connection.take(asking("embedding.generate", id, {"input": "a"}))
+    await until(lambda: connection.replying == 2)
+    taking = asyncio.create_task(connection.take(asking("embedding.generate", "c", {"input": "a"})))
+    reader.is_open.set()
+    await taking
+    await until(lambda: sockets.statistics()["tasks"] == 0)
+    assert reader.answers == {"a": {"done": True}, "b": {"done": True}, "c": -32011}
 
 
 async def test_the_last_word_comes_before_the_close_and_nothing_after_it():
