@@ -31,7 +31,7 @@ from catalog.deployments import Catalog
 from catalog.loading import catalog_version, load_catalog
 from core import changes, metrics
 from core.clock import utc_now
-from core.errors import Starting
+from core.errors import QuiverError, Starting
 from embeddings import breaker_wire, news, presence, tokens
 from embeddings.breaker_board import Board
 from embeddings.breaker_copies import Change
@@ -250,7 +250,15 @@ class Runtime:
     def _tell_of_breaker(self, change: Change) -> None:
         """In the process where it was decided; the rows that say whom it concerns are read in a thread."""
         if change.is_decided_here:
-            self.sockets.spawn(self.rows.run(partial(tell_of_breaker, change)))
+            self.sockets.spawn(self._find_who_hears(change))
+
+    async def _find_who_hears(self, change: Change) -> None:
+        try:
+            await self.rows.run(partial(tell_of_breaker, change))
+        except QuiverError as error:
+            log.warning("news: agents are not told of a breaker: %s", error.code)
+        except Exception:
+            log.exception("news: agents are not told of a breaker")
 
     async def _listen(self) -> None:
         """Applies change messages as they come, for ever."""
