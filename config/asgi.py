@@ -87,6 +87,7 @@ def bounds_from_settings() -> Bounds:
             notifications=quiver.socket_notifications,
             idle_s=quiver.socket_idle_seconds,
             authenticate_s=quiver.socket_authenticate_seconds,
+            presence_s=quiver.socket_presence_seconds,
             calls=quiver.socket_calls,
             calls_per_agent=quiver.socket_calls_per_agent,
         ),

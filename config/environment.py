@@ -129,6 +129,9 @@ class Environment(BaseModel):
     socket_authenticate_seconds: float = Field(
         10.0, ge=0.1, le=300, description="How long a socket may be open without a key."
     )
+    socket_presence_seconds: float = Field(
+        90.0, ge=1, le=3600, description="How long an agent counts as connected whose worker was killed."
+    )
     socket_calls: int = Field(
         256, ge=1, le=100_000, description="Embeddings under way for all agents of one worker; others wait their turn."
     )

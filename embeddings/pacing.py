@@ -21,6 +21,7 @@ class SocketBounds:
     notifications: int = 256
     idle_s: float = 60.0
     authenticate_s: float = 10.0
+    presence_s: float = 90.0  # a session that nobody renews is over then
     calls: int = 256  # of the gateway at a time, for all sockets of the process
     calls_per_agent: int = 16
 

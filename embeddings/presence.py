@@ -2,7 +2,8 @@
 
 Owns what stands there and that of two sockets of one agent the younger one holds the session. An entry begins with the
 moment and the id of its session, so that entries compare as they stand: a claim never displaces a younger one, and who
-goes takes away only what is its own. Renewing tells a socket of a younger one, also where the message was lost.
+goes takes away only what is its own. Renewing tells a socket of a younger one, also where the message was lost. What a
+process left that was killed is swept by those who live.
 
 Failure: Redis away → nobody counts as known to be connected (`None`), registrations go on, and the next renewal claims
 what could not be claimed.
@@ -19,9 +20,8 @@ import msgspec
 from billing.redis_pipe import RedisAway, RedisPipe, Script
 from core.ids import uuid7_text
 
-TTL_MS = 90_000
-RENEW_S = 30.0
 _AWAY = (RedisAway, hiredis.ReplyError)
+_KEPT_S = 24 * 3600  # so that who comes back first finds whom nobody has seen leave
 _MARK = 52  # letters of an entry's beginning: 15 of the moment, a point, 36 of the id
 
 # KEYS: the tenant's sessions, by agent. ARGV: agent, entry, now, how long it is good (ms). 1, or the younger entry.
@@ -34,7 +34,7 @@ if was then
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', ARGV[3] + ARGV[4]) .. ' ' .. ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[1], {_KEPT_S})
 return 1
 """)
 # KEYS: as above. ARGV: agent, the beginning of the entry.
@@ -45,7 +45,23 @@ if was and string.sub(string.match(was, '^%d+ (.*)$'), 1, {_MARK}) == ARGV[2] th
 end
 return 0
 """)
-SCRIPTS = (_CLAIM, _LEAVE)
+# KEYS: as above. ARGV: now, how long it is good (ms). The agents whose entries nobody renewed, which go; one process at
+# a time looks, and says in a field without a name when the next one may.
+_SWEEP = Script("""
+local now = tonumber(ARGV[1])
+if tonumber(redis.call('HGET', KEYS[1], '') or '0') > now then return {} end
+local found = redis.call('HGETALL', KEYS[1])
+local gone = {}
+for i = 1, #found, 2 do
+  if found[i] ~= '' and tonumber(string.match(found[i + 1], '^%d+')) <= now then
+    gone[#gone + 1] = found[i]
+    redis.call('HDEL', KEYS[1], found[i])
+  end
+end
+if #found > 0 then redis.call('HSET', KEYS[1], '', string.format('%.0f', now + ARGV[2] / 6)) end
+return gone
+""")
+SCRIPTS = (_CLAIM, _LEAVE, _SWEEP)
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -69,14 +85,16 @@ def begin(tenant_id: UUID, agent_id: str, now_ms: int) -> Session:
 class Presence:
     """Lives inside one event loop."""
 
-    def __init__(self, pipe: RedisPipe) -> None:
+    def __init__(self, pipe: RedisPipe, *, period_s: float) -> None:
         self._pipe = pipe
+        self._good_ms = int(period_s * 1000)
+        self.renew_s = period_s / 3
 
     async def claim(self, session: Session, status: str, now_ms: int) -> str | None:
         """Writes or renews a session. Returns the mark of a younger one where there is one, else None."""
         try:
             found = await self._pipe.run(
-                _CLAIM, _key(session.tenant_id), session.agent_id, f"{session.mark} {status}", now_ms, TTL_MS
+                _CLAIM, _key(session.tenant_id), session.agent_id, f"{session.mark} {status}", now_ms, self._good_ms
             )
         except _AWAY:
             return None
@@ -85,6 +103,14 @@ class Presence:
     def leave(self, session: Session) -> None:
         """The socket is gone; nobody waits for this."""
         self._pipe.tell(b"EVALSHA", _LEAVE.sha, 1, _key(session.tenant_id), session.agent_id, session.mark)
+
+    async def sweep(self, tenant_id: UUID, now_ms: int) -> list[str]:
+        """The agents of sessions that nobody renewed, which are forgotten now; mostly none."""
+        try:
+            found = await self._pipe.run(_SWEEP, _key(tenant_id), now_ms, self._good_ms)
+        except _AWAY:
+            return []
+        return [each.decode() for each in found]
 
     async def statuses(self, tenant_id: UUID, agent_ids: Collection[str], now_ms: int) -> Mapping[str, str] | None:
         """Of those that are connected; None: it cannot be known."""

@@ -162,7 +162,7 @@ class Runtime:
     def _build_sockets(self, bounds: Bounds, estimates: Estimates) -> None:
         """The other door, on the same gateway."""
         self.rows = ControlRows()
-        presence = Presence(self.pipe)
+        presence = Presence(self.pipe, period_s=bounds.sockets.presence_s)
         self.sockets = Sockets(
             bounds=bounds.sockets, configuration=self.configuration, presence=presence, rows=self.rows
         )

@@ -1,7 +1,8 @@
 """All agents' sockets of this process: who is there, who has been silent, whose key is gone, who must hear what.
 
-Owns the registry and the beats: each second, sockets that said nothing for too long and keys that are not good any
-more; each half minute, the sessions in Redis and the moments at which agents were last heard of. A tenant's news and
+Owns the registry and the beats: each second, sockets that said nothing for too long, keys that are not good any more,
+and agents that have gone; each half minute, the sessions in Redis, also those of processes that were killed, and the
+moments at which agents were last heard of. A tenant's news and
 sessions reach this tenant's sockets through `_by_tenant` and no other way.
 
 Failure: what a beat cannot do for now (`presence.py`, `socket_news.py`, `control_rows.py`) the next one does. While
@@ -28,7 +29,7 @@ from embeddings.connection import IDLE, REPLACED, RESTART, UNAUTHENTICATED, Conn
 from embeddings.control_rows import ControlRows
 from embeddings.news import Event, EventId
 from embeddings.pacing import SocketBounds
-from embeddings.presence import RENEW_S, Presence
+from embeddings.presence import Presence
 from embeddings.turns import Turns
 from tenants.admission import check_use
 from tenants.agents import record_presence
@@ -66,7 +67,8 @@ class Sockets:
         self._beats = [
             loop.create_task(self._every(_BEAT_S, self._look), name="sockets-look"),
             loop.create_task(self._every(_BEAT_S, self._check_keys), name="sockets-keys"),
-            loop.create_task(self._every(RENEW_S, self._renew), name="sockets-renew"),
+            loop.create_task(self._every(_BEAT_S, self._note_gone), name="sockets-gone"),
+            loop.create_task(self._every(self._presence.renew_s, self._renew), name="sockets-renew"),
         ]
 
     async def close(self) -> None:
@@ -166,14 +168,16 @@ class Sockets:
         counts, self._counts = self._counts, Counter()
         for (direction, method), count in counts.items():
             metrics.websocket_messages.labels(direction, method).inc(count)
-        gone, self._gone = self._gone, set()
-        for tenant_id, agents in _by_tenant(gone).items():
+
+    async def _note_gone(self) -> None:
+        """Those that are connected nowhere any more are offline; who cannot be noted now is with the next beat."""
+        for tenant_id, agents in _by_tenant(self._gone).items():
+            self._gone -= {(tenant_id, each) for each in agents}
             absent = [each for each in agents if not any(c.agent_id == each for c in self._of(tenant_id))]
             statuses = await self._presence.statuses(tenant_id, absent, unix_ms())
-            if statuses is None:  # it cannot be told now who is connected elsewhere
+            offline = [each for each in absent if statuses is not None and each not in statuses]
+            if statuses is None or not await self._note(tenant_id, offline, "offline"):
                 self._gone |= {(tenant_id, each) for each in absent}
-                continue
-            await self._note(tenant_id, [each for each in absent if each not in statuses], "offline")
 
     async def _check_keys(self) -> None:
         """Closes the sockets of keys that are revoked, have expired, or whose tenant is suspended."""
@@ -213,15 +217,19 @@ class Sockets:
                 else:
                     heard.append(session.agent_id)
             await self._note(tenant_id, heard, None)
+            self._gone |= {(tenant_id, each) for each in await self._presence.sweep(tenant_id, unix_ms())}
 
-    async def _note(self, tenant_id: UUID, agent_ids: list[str], status: str | None) -> None:
+    async def _note(self, tenant_id: UUID, agent_ids: list[str], status: str | None) -> bool:
+        """Whether it could be written."""
         if not agent_ids:
-            return
+            return True
         act = partial(record_presence, tenant_id=tenant_id, agent_ids=agent_ids, at=utc_now(), status=status)
         try:
             await self._rows.run(act, tenant_id=tenant_id)
         except QuiverError as error:
             log.warning("sockets: agents' presence was not written: %s", error.code)
+            return False
+        return True
 
     # The end
 

@@ -6,7 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-from embeddings import rpc
+from core.errors import Starting
+from embeddings import presence, rpc
 from embeddings.connection import Connection, Notice
 from embeddings.control_rows import ControlRows
 from embeddings.pacing import SocketBounds
@@ -156,4 +157,44 @@ async def test_a_draining_process_waits_for_who_has_answers_to_come_and_not_for_
     assert reader.taken[0]["code"] == 1012
     sockets.closed(connection)
     await asyncio.wait_for(draining, 2)
+    await sockets.close()
+
+
+class Nobody:
+    """Presence of a tenant that has no other socket anywhere."""
+
+    renew_s = 60.0
+
+    def leave(self, session: Any) -> None: ...
+
+    async def statuses(self, tenant_id: Any, agent_ids: Any, now_ms: int) -> dict[str, str]:
+        return {}
+
+
+class Rows:
+    """A database that is away at first."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], str]] = []
+
+    async def run(self, act: Any, **_: Any) -> None:
+        self.asked.append((act.keywords["agent_ids"], act.keywords["status"]))
+        if len(self.asked) == 1:
+            raise Starting("The database cannot be reached now.", retry_after=1)
+
+
+async def test_who_left_while_the_database_was_away_is_noted_once_it_is_back(monkeypatch):
+    monkeypatch.setattr("embeddings.sockets._BEAT_S", 0.01)
+    known: Any = Known()
+    nobody: Any = Nobody()
+    rows: Any = Rows()
+    sockets = Sockets(bounds=SocketBounds(), configuration=known, presence=nobody, rows=rows)
+    connection = sockets.open(Reader().send, "127.0.0.1")
+    connection.digest, connection.tenant_id, connection.agent_id = b"of its key", grant().tenant_id, "walker"
+    connection.session = presence.begin(connection.tenant_id, "walker", 1)
+    sockets.belongs(connection)
+    sockets.start()
+    sockets.closed(connection)
+    await until(lambda: len(rows.asked) == 2)
+    assert rows.asked == [(["walker"], "offline")] * 2
     await sockets.close()

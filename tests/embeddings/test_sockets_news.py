@@ -1,14 +1,18 @@
-"""News for agents: who is told what, nobody else, and how one finds out that something was missed."""
+"""News for agents: who is told what, nobody else, and how one finds out that something was missed, or somebody gone."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 
 import pytest
+import redis
 
 from tests.embeddings.agents import PING, REGISTER, Agent, Refused
 from tests.scenarios.platform import Platform
+from tests.up.processes import eventually
 
 pytestmark = pytest.mark.slow
 TOPICS = ["models", "quotas", "budgets", "breakers", "alerts"]
@@ -16,8 +20,9 @@ TOPICS = ["models", "quotas", "budgets", "breakers", "alerts"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, vendor):
-    """A platform of this module's own, with two workers: its models move."""
-    with Platform(tmp_path_factory.mktemp("news") / "home", workers=2) as running:
+    """A platform of this module's own, with two workers: its models move, and its agents are soon taken for gone."""
+    soon = {"QUIVER_SOCKET_PRESENCE_SECONDS": "3"}
+    with Platform(tmp_path_factory.mktemp("news") / "home", workers=2, settings=soon) as running:
         running.add_provider("fake", vendor.base_url, vendor.key)
         running.model_id = running.add_model("fake")
         yield running
@@ -165,3 +170,29 @@ async def test_of_a_thousand_events_none_reaches_another_tenant(home):
 
 def heard(agent):
     return [each["params"] for each in agent.news if each["method"] == "model.available"]
+
+
+async def test_agents_whose_worker_was_killed_are_soon_gone_from_lists_redis_and_rows(home):
+    tenant, key = home.add_tenant("killed")
+    async with Agent(home.port, key) as doomed:
+        await doomed.register("doomed")
+        for pid in home.worker_pids:
+            os.kill(pid, signal.SIGKILL)
+        await doomed.close_code()
+    eventually(home.is_ready, 60)
+    sessions = redis.from_url(home.environment["REDIS_URL"], decode_responses=True)
+    async with Agent(home.port, key) as watcher:
+        await watcher.register("watcher")
+        async with asyncio.timeout(10):
+            while await connected(watcher) != {"doomed": False, "watcher": True}:
+                await asyncio.sleep(0.1)
+            while "doomed" in sessions.hkeys(f"quiver:sessions:{{{tenant}}}"):
+                await asyncio.sleep(0.1)
+        eventually(lambda: home.operate("GET", "/agents/doomed", key=key)["status"] == "offline")
+        assert await connected(watcher) == {"doomed": False, "watcher": True}
+    sessions.close()
+
+
+async def connected(agent):
+    """By agent, as the tenant's agents are listed."""
+    return {each["agent_id"]: each["connected"] for each in (await agent.call("agent.list"))["agents"]}
