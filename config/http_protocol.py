@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with one write for an answer: the head and the body of an ASGI answer leave together.
+"""uvicorn's HTTP protocol with one write for an answer: the head and the body of an ASGI answer leave together, and so
+do all frames that a WebSocket gets in one turn of the loop.
 
 A write is a system call, and two of them for each answer cost as much as everything that the server does in between.
 Serves the ASGI extension by which a door hands over an answer whole (`WHOLE`): uvicorn looks at each header twice,
@@ -33,8 +34,8 @@ class _Gathering:
         self._out.append(data)
 
     def flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, []
+        out, self._out = self._out, []
+        if out and not self.real.is_closing():
             if len(out) > 1 and sum(map(len, out)) > _COPIED_BYTES:
                 self.real.writelines(out)
             else:
@@ -43,6 +44,14 @@ class _Gathering:
     def close(self) -> None:
         self.flush()
         self.real.close()
+
+    def write_eof(self) -> None:
+        self.flush()
+        self.real.write_eof()
+
+    def abort(self) -> None:
+        self._out.clear()
+        self.real.abort()
 
     def is_closing(self) -> bool:
         return self.real.is_closing()
@@ -96,10 +105,3 @@ class OneWriteProtocol(HttpToolsProtocol):
         cycle.__class__ = _Cycle
         cycle.scope["extensions"] = _EXTENSIONS
         super()._start_asgi_task(cycle, app)
-
-    def handle_websocket_upgrade(self) -> None:
-        gathering = self.transport
-        assert isinstance(gathering, _Gathering)
-        gathering.flush()
-        self.transport = gathering.real  # the socket's own protocol gathers by itself
-        super().handle_websocket_upgrade()

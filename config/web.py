@@ -152,7 +152,7 @@ def configuration(application: str, host: str, port: int, workers: int) -> uvico
         workers=workers,
         loop="uvloop",
         http=OneWriteProtocol,
-        ws="websockets",
+        ws="config.socket_protocol:SocketProtocol",  # by name: only the workers load it
         ws_ping_interval=30,
         ws_ping_timeout=30,
         ws_per_message_deflate=False,  # 100 KB a socket

@@ -95,8 +95,7 @@ class Gathered(msgspec.Struct, gc=False):
         """All rows; zeros for items that failed."""
         if self.whole is not None:
             return self.whole
-        nothing = np.zeros(self.place[2], np.float32)
-        rows = [nothing if row is None else row for row in self.rows]
+        rows = [np.zeros(self.place[2], np.float32) if row is None else row for row in self.rows]
         return (rows[0] if len(rows) == 1 else np.concatenate(rows)).reshape(len(rows), -1)
 
     def _place(self, index: int, vector: Vector, *, is_shared: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
@@ -21,15 +21,17 @@ class Turns:
         self._most_per_agent = most_per_agent
         self._clock = clock
         self._running = 0
-        self._by_agent = Counter[Who]()
+        self._by_agent: dict[Who, int] = {}
         # In the order in which they are asked next: tenants, and of each its agents with who waits.
         self._waiting: dict[UUID, dict[str, deque[_Waiter]]] = {}
 
     def try_now(self, who: Who) -> bool:
         """Takes a turn if nobody must wait; give it back with `done`."""
-        if self._running >= self._most or self._by_agent[who] >= self._most_per_agent or self._waits(who):
+        running = self._by_agent.get(who, 0)
+        if self._running >= self._most or running >= self._most_per_agent or self._waits(who):
             return False
-        self._start(who)
+        self._running += 1
+        self._by_agent[who] = running + 1
         return True
 
     async def wait(self, who: Who, *, within_s: float) -> bool:
@@ -51,9 +53,9 @@ class Turns:
     def done(self, who: Who) -> None:
         """Gives a turn back; who waits longest by turns gets it."""
         self._running -= 1
-        self._by_agent[who] -= 1
-        if not self._by_agent[who]:
-            del self._by_agent[who]
+        left = self._by_agent.pop(who) - 1
+        if left:
+            self._by_agent[who] = left
         while self._waiting and self._running < self._most and self._next():
             pass
 
@@ -72,23 +74,21 @@ class Turns:
     def _waits(self, who: Who) -> bool:
         return bool(self._waiting) and who[1] in self._waiting.get(who[0], {})
 
-    def _start(self, who: Who) -> None:
-        self._running += 1
-        self._by_agent[who] += 1
-
     def _next(self) -> bool:
         """Starts one that waits; False: all agents that wait have all the turns that one may have."""
         for tenant, agents in list(self._waiting.items()):
             for agent, queue in list(agents.items()):
                 while queue and queue[0].future.done():  # has given up
                     queue.popleft()
-                if queue and self._by_agent[tenant, agent] >= self._most_per_agent:
+                running = self._by_agent.get((tenant, agent), 0)
+                if queue and running >= self._most_per_agent:
                     continue
                 del agents[agent]
                 if not queue:
                     continue
                 queue.popleft().future.set_result(True)
-                self._start((tenant, agent))
+                self._running += 1
+                self._by_agent[tenant, agent] = running + 1
                 if queue:
                     agents[agent] = queue  # behind the tenant's other agents
                 del self._waiting[tenant]
