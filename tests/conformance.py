@@ -2,11 +2,13 @@
 
     python -m config.web --application tests.conformance:application --port 9001
 
-Autobahn's `wstest -m fuzzingclient` goes to `ws://127.0.0.1:9001/echo`. The environment is that of `config.asgi`.
+Autobahn's `wstest -m fuzzingclient` goes to `ws://127.0.0.1:9001/echo`; `/tasks` tells how many tasks there are. The
+environment is that of `config.asgi`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from channels.consumer import AsyncConsumer
@@ -43,5 +45,10 @@ _echo = Echo.as_asgi()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    is_echo = scope["type"] == "websocket" and scope["path"] == "/echo"
-    await (_echo if is_echo else asgi.application)(scope, receive, send)
+    kind = scope["type"], scope.get("path")
+    await {("websocket", "/echo"): _echo, ("http", "/tasks"): _tasks}.get(kind, asgi.application)(scope, receive, send)
+
+
+async def _tasks(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % len(asyncio.all_tasks())})

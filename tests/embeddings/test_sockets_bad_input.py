@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
-import socket
-import struct
-import subprocess
-import sys
 import zlib
 from contextlib import suppress
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from config.up.ports import free_port
 from embeddings import frames
 from tests.embeddings.agents import GENERATE, HEADER, MAGIC, REGISTER, Agent, Refused, frame
+from tests.embeddings.raw_sockets import BYTES, RawSocket
 from tests.scenarios.platform import Platform
-from tests.up.processes import CHECKOUT, eventually, get
+from tests.up.processes import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -211,105 +205,6 @@ async def test_an_unknown_path_is_no_socket(platform, acme):
     assert platform.ask("GET", "/livez").status == 200
 
 
-# RFC 6455, octet by octet
-
-
-class RawSocket:
-    """A socket on which frames are written by hand."""
-
-    def __init__(self, port: int, key: str, path: str = "/ws/v1/agents") -> None:
-        self.wire = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self.wire.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-            f"X-API-Key: {key}\r\n\r\n".encode()
-        )
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += self.wire.recv(1)
-        self.status = int(head.split()[1])
-
-    def send(self, opcode: int, data: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> None:
-        mask = os.urandom(4)
-        size = len(data)
-        length = bytes([size | 0x80 * masked]) if size < 126 else bytes([126 | 0x80 * masked]) + struct.pack(">H", size)
-        body = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data)) if masked else data
-        self.wire.sendall(bytes([0x80 * fin | reserved << 4 | opcode]) + length + (mask if masked else b"") + body)
-
-    def read(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload."""
-        first, second = self._exactly(2)
-        size = second & 0x7F
-        if size == 126:
-            (size,) = struct.unpack(">H", self._exactly(2))
-        return first & 0xF, self._exactly(size)
-
-    def close_code(self) -> int:
-        """Of the close frame that comes."""
-        while (found := self.read())[0] != 8:
-            pass
-        return struct.unpack(">H", found[1][:2])[0]
-
-    def _exactly(self, size: int) -> bytes:
-        found = b""
-        while len(found) < size:
-            more = self.wire.recv(size - len(found))
-            assert more, "the server has gone"
-            found += more
-        return found
-
-
-PING = json.dumps({"jsonrpc": "2.0", "id": "é", "method": "ping"}, ensure_ascii=False).encode()
-PONG = '{"jsonrpc":"2.0","id":"é","result":{"pong":true}}'.encode()
-TEXT, CONTINUED, BYTES, CLOSE, PING_FRAME, PONG_FRAME = 1, 0, 2, 8, 9, 10
-
-
-def test_a_message_may_come_in_pieces_with_control_frames_between(platform, acme):
-    wire = RawSocket(platform.port, acme[1])
-    for index, byte in enumerate(PING):  # also within a letter of two bytes
-        wire.send(TEXT if index == 0 else CONTINUED, bytes([byte]), fin=index == len(PING) - 1)
-        if index == 5:
-            wire.send(PING_FRAME, b"still there?")
-    assert wire.read() == (PONG_FRAME, b"still there?")
-    assert wire.read() == (TEXT, PONG)
-
-
-@pytest.mark.parametrize(
-    ("sent", "code"),
-    [
-        ([(TEXT, b"\xff\xfe", {})], 1007),
-        ([(TEXT, b"\xc3", {"fin": False}), (CONTINUED, b"x", {})], 1007),
-        ([(CONTINUED, b"x", {})], 1002),
-        ([(TEXT, b"x", {"fin": False}), (TEXT, b"y", {})], 1002),
-        ([(3, b"x", {})], 1002),
-        ([(TEXT, b"x", {"reserved": 4})], 1002),
-        ([(PING_FRAME, b"x", {"fin": False})], 1002),
-        ([(PING_FRAME, b"x" * 126, {})], 1002),
-        ([(TEXT, b"x", {"masked": False})], 1002),
-        ([(CLOSE, b"\x03", {})], 1002),
-        ([(CLOSE, struct.pack(">H", 1000), {})], 1000),
-    ],
-    ids=[
-        "no UTF-8",
-        "half a letter",
-        "continues nothing",
-        "begins anew",
-        "an opcode of nobody's",
-        "a reserved bit",
-        "a ping in pieces",
-        "a long ping",
-        "not masked",
-        "half a close code",
-        "a close",
-    ],
-)
-def test_what_the_rfc_forbids_closes_as_it_says(platform, acme, sent, code):
-    wire = RawSocket(platform.port, acme[1])
-    for opcode, data, words in sent:
-        wire.send(opcode, data, **words)
-    assert wire.close_code() == code
-
-
 def test_sockets_that_break_off_anywhere_leave_nothing_behind(platform, acme):
     def active():
         lines = platform.ask("GET", "/metrics").body.decode().splitlines()
@@ -331,24 +226,3 @@ def test_sockets_that_break_off_anywhere_leave_nothing_behind(platform, acme):
     assert platform.worker_pids == pids
     assert platform.ask("GET", "/readyz").status == 200
     assert "Traceback" not in platform.log.read_text()
-
-
-@pytest.fixture
-def echo(platform):
-    """The port of the shipped server with an echo besides."""
-    port = free_port()
-    command = [sys.executable, "-m", "config.web", "--application", "tests.conformance:application"]
-    with (platform.home / "echo.log").open("wb") as log:
-        command += ["--port", str(port)]
-        web = subprocess.Popen(command, cwd=CHECKOUT, env=platform.environment, stdout=log, stderr=log)
-    eventually(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200, 120)
-    yield port
-    web.terminate()
-    web.wait(30)
-
-
-async def test_a_conformance_suite_finds_an_echo_on_the_shipped_server(echo):
-    async with connect(f"ws://127.0.0.1:{echo}/echo") as wire:
-        for data in ("", "héllo", b"", bytes(range(256)) * 300):
-            await wire.send(data)
-            assert await wire.recv() == data
