@@ -37,6 +37,7 @@ from providers.heavy import off_loop
 log = logging.getLogger(__name__)
 
 MOST_VECTOR_BYTES = frames.MOST_PAYLOAD - 64 * 1024  # the rest is for what is said beside them
+_WIDEST = 65_536  # no model's vectors are wider
 
 
 class EmbeddingMethods:
@@ -201,6 +202,8 @@ def _bytes_each(running: Running, encoding: Encoding | None) -> int:
 
 def _check_room(request: EmbeddingRequest, call: Call, bytes_each: int) -> None:
     """Refuses what could not be told, before anybody is paid for it."""
+    if request.items * _WIDEST * bytes_each <= MOST_VECTOR_BYTES:
+        return
     width = request.dimensions
     if width is None:
         found = call.snapshot.choices
