@@ -264,8 +264,10 @@ class RedisPipe:
         while not wire.lost.done():
             await asyncio.wait([wire.lost], timeout=self._patience_s / 4)
             oldest = time.monotonic() - wire.waiting[0][1] if wire.waiting else 0.0
-            self._is_silent = oldest > self._patience_s
+            was_silent, self._is_silent = self._is_silent, oldest > self._patience_s
             if self._is_silent:
+                if not was_silent:
+                    log.warning("redis: no answer in %.1f s", oldest)
                 _give_up(wire.waiting, "no answer in time")
             if oldest > self._patience_s * _SILENT_FOR_GOOD:
                 return
