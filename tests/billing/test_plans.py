@@ -24,7 +24,7 @@ from billing.services import add_limit, configure_model
 from catalog.loading import catalog_version, load_catalog
 from core.ids import uuid7
 from tenants.loading import find_key, load_tenant, tenant_versions
-from tests.conftest import Party
+from tests.conftest import Party, owners_cursor
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 FIRST = date(2030, 1, 1)
@@ -47,6 +47,7 @@ def full_year(acme: Party) -> None:
     make_partitions(today=FIRST, ahead=11)
     with connection.cursor() as cursor:
         cursor.execute(FILL)
+    with owners_cursor() as cursor:
         cursor.execute("ANALYZE billing_usagerow")
 
 
