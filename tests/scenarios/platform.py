@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +28,53 @@ from tests.isolation.policy_redis import lines_met
 from tests.up.processes import CHECKOUT, children_of, clean_environment, eventually
 
 _PASSWORD = "throwaway"
+_OWNER = ("quiver", _PASSWORD, "quiver")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What `up` does before it starts anything, done once: the data of a PostgreSQL that ran on `port`."""
+
+    data_dir: Path
+    port: int
+    services: str
+    operator_key: str
+
+
+@cache
+def _prepared() -> _Prepared:
+    folder = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    postgres = EmbeddedPostgres(folder / "postgres", free_port(), _PASSWORD, THROWAWAY)
+    postgres.initialise()
+    postgres.start()
+    try:
+        postgres.wait_until_ready()
+        postgres.create_database(owner=_OWNER[0], password=_OWNER[1], database=_OWNER[2])
+        done = subprocess.run(
+            [sys.executable, "-m", "config.up.prepare", "--no-demo"],
+            cwd=CHECKOUT,
+            env=_environment(postgres),
+            input=b"null",
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+    finally:
+        postgres.stop("fast")
+    said = json.loads(done.stdout)
+    assert said["services"] != postgres.url(*_OWNER)
+    return _Prepared(postgres.data_dir, postgres.port, said["services"], said["seeded"]["operator_key"])
+
+
+def _environment(postgres: EmbeddedPostgres) -> dict[str, str]:
+    """What there is before services have a Redis and a login."""
+    return clean_environment() | {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
+        "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
+        "DATABASE_URL": postgres.url(*_OWNER),
+    }
 
 
 @dataclass
@@ -58,38 +109,24 @@ class Platform:
         self.port = free_port()
         self.postgres = EmbeddedPostgres(self.home / "postgres", free_port(), _PASSWORD, THROWAWAY)
         self.valkey = EmbeddedValkey(self.home / "valkey", free_port(), _PASSWORD, durable=False)
-        self.postgres.initialise()
+        prepared = _prepared()
+        shutil.copytree(prepared.data_dir, self.postgres.data_dir)
         self.postgres.start()
         self.valkey.start()
         self.postgres.wait_until_ready()
         self.valkey.wait_until_ready()
-        self.postgres.create_database(owner="quiver", password=_PASSWORD, database="quiver")
-        self.database_url = self.postgres.url("quiver", _PASSWORD, "quiver")
+        self.database_url = self.postgres.url(*_OWNER)
         metrics = self.home / "metrics"
         metrics.mkdir()
-        self.environment = clean_environment() | {
-            "DJANGO_SETTINGS_MODULE": "config.settings",
-            "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
-            "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
-            "DATABASE_URL": self.database_url,
+        self.operator_key = prepared.operator_key
+        self.environment = _environment(self.postgres) | {
+            "DATABASE_URL": prepared.services.replace(f":{prepared.port}/", f":{self.postgres.port}/"),
+            "QUIVER_OWNER_DATABASE_URL": self.database_url,
             "REDIS_URL": self.valkey.url(0),
             "CELERY_BROKER_URL": self.valkey.url(1),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             **self.settings,
         }
-        prepared = subprocess.run(
-            [sys.executable, "-m", "config.up.prepare", "--no-demo"],
-            cwd=CHECKOUT,
-            env=self.environment,
-            input=b"null",
-            capture_output=True,
-            check=False,
-        )
-        assert prepared.returncode == 0, prepared.stderr.decode() + prepared.stdout.decode()
-        said = json.loads(prepared.stdout)
-        self.operator_key: str = said["seeded"]["operator_key"]
-        assert said["services"] != self.database_url
-        self.environment |= {"DATABASE_URL": said["services"], "QUIVER_OWNER_DATABASE_URL": self.database_url}
         try:
             self.start_web()
         except BaseException:  # nothing that was started is left behind
