@@ -104,6 +104,7 @@ ORPHAN = """
 import os, signal, subprocess, sys
 from config.up import lifeline
 lifeline.HAS_DEATH_SIGNAL = {kernel}
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the child
 child = lifeline.spawn(["sleep", "60"], death_signal=signal.SIGINT)
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -113,7 +114,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize("kernel", [True, False], ids=["death signal", "guardian"])
 def test_no_child_outlives_a_killed_parent(kernel: bool) -> None:
     program = ORPHAN.format(kernel=kernel)
-    told = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    # The child holds the output too: it ends when both are gone.
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, timeout=10, check=False
+    )
     assert told.returncode == -signal.SIGKILL
     eventually(lambda: not is_running(int(told.stdout)), 5)
 
