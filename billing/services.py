@@ -115,7 +115,7 @@ def add_limit(
 ) -> Limit:
     """A new limit; there is one for each scope, measure, period and mode."""
     tenants.tenant_changed(tenant_id)
-    _check_scope(tenant_id, scope, scope_id)
+    scope_id = _checked_scope(tenant_id, scope, scope_id)
     row = Limit(tenant_id=tenant_id, scope=scope, scope_id=scope_id, measure=measure, period=period, **terms)
     _save(row)
     record("limit.added", tenant_id=tenant_id, subject="limit", subject_id=row.id, after=facts_of(row))
@@ -256,13 +256,15 @@ def _remove(rows: QuerySet[Limit]) -> None:
     counters.forget(ids)
 
 
-def _check_scope(tenant_id: UUID, scope: str, scope_id: str) -> None:
+def _checked_scope(tenant_id: UUID, scope: str, scope_id: str) -> str:
+    """`scope_id` as it is kept; ids may be written in several ways, and are compared as text."""
     if (scope == Limit.Scope.TENANT) is bool(scope_id):
         raise InvalidRequest("`scope_id` names the model, agent or key; a tenant's has none.", param="scope_id")
     if scope == Limit.Scope.MODEL:
-        tenants.find_configuration(tenant_id, _uuid(scope_id))
+        return str(tenants.find_configuration(tenant_id, _uuid(scope_id)).id)
     if scope == Limit.Scope.KEY:
-        find_key_row(tenant_id, _uuid(scope_id))
+        return str(find_key_row(tenant_id, _uuid(scope_id)).id)
+    return scope_id
 
 
 def _uuid(text: str) -> UUID:

@@ -38,11 +38,13 @@ class Statements:
 
     async def run(self, sql: str, parameters: Sequence[bytes]) -> None:
         """Runs `sql`, with its parameters (`%s`) as text; what it returns is dropped."""
+        self._check()
         name = self._prepared.get(sql)
         if name is None:
             name, numbers = b"quiver_%d" % len(self._prepared), itertools.count(1)
             self._wire.send_prepare(name, re.sub("%s", lambda _: f"${next(numbers)}", sql).encode())
             await self._done()
+            self._check()
             self._prepared[sql] = name
         self._wire.send_query_prepared(name, parameters)
         await self._done()
@@ -59,6 +61,11 @@ class Statements:
         self._is_closed = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
+
+    def _check(self) -> None:
+        """Nobody would hear an answer to what is sent after the end: it may be given up as its last one arrives."""
+        if self._is_closed:
+            raise psycopg.OperationalError("the connection was given up")
 
     async def _done(self) -> None:
         self._error = None

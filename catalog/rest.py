@@ -202,6 +202,7 @@ class KeysetPagination(CursorPagination):
     page_size = 50
     max_page_size = 200
     page_size_query_param = "limit"
+    offset_cutoff = 1_000_000  # of rows that are alike in what orders them, those beyond would never be shown
     ordering = ("-created_at", "-id")
 
     def get_page_size(self, request: Request) -> int:

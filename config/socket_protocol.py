@@ -15,10 +15,9 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_impl import WebSocketProtocol
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import Opcode
+from websockets.frames import Opcode, apply_mask
 from websockets.legacy.framing import Frame
 from websockets.protocol import State
-from websockets.speedups import apply_mask
 
 _OPCODES = {int(each): each for each in Opcode}
 _FIN, _RESERVED, _OPCODE, _MASKED, _SIZE = 0x80, 0x70, 0x0F, 0x80, 0x7F

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from billing.models import Limit
 from tests.conftest import Party
 
 LIMITS = "/api/v1/limits"
@@ -54,6 +55,26 @@ def test_a_limit_is_there_once_and_stays_what_it_is(acme: Party) -> None:
     row = acme.api.post(LIMITS, BUDGET).json()
     assert acme.api.post(LIMITS, BUDGET).json()["code"] == "already_exists"
     assert acme.api.patch(f"{LIMITS}/{row['id']}", {"period": "day"}).status_code == 400
+
+
+def test_an_id_is_kept_in_one_way_however_it_is_written(acme: Party) -> None:
+    written = str(acme.key_id).upper().replace("-", "")
+    row = acme.api.post(LIMITS, BUDGET | {"scope": "key", "scope_id": written}).json()
+    assert row["scope_id"] == str(acme.key_id)
+    again = acme.api.post(LIMITS, BUDGET | {"scope": "key", "scope_id": str(acme.key_id)}).json()
+    assert again["code"] == "already_exists"
+
+
+def test_pages_end_however_many_rows_are_alike_in_what_orders_them(acme: Party) -> None:
+    same = {"scope": "agent", "measure": "usd", "period": "month", "amount": 10}
+    Limit.objects.bulk_create(Limit(tenant_id=acme.id, scope_id=f"agent-{n}", **same) for n in range(1_250))
+    url: str | None = f"{LIMITS}?ordering=amount&limit=200"
+    seen: list[str] = []
+    while url is not None and len(seen) <= 1_250:
+        page = acme.api.get(url).json()
+        seen += [row["id"] for row in page["results"]]
+        url = page["next"]
+    assert (len(seen), len(set(seen))) == (1_250, 1_250)
 
 
 def test_those_of_a_model_are_the_same_rows(acme: Party, add_model: Callable[..., Any]) -> None:

@@ -178,3 +178,14 @@ async def test_who_waits_no_longer_fails_what_runs(statements: Statements) -> No
     statements.give_up()
     with pytest.raises(psycopg.OperationalError):
         await running
+
+
+async def test_nothing_is_sent_over_what_was_given_up_as_its_last_answer_came(
+    statements: Statements, address: str
+) -> None:
+    """It could be committed, and nobody would hear of it."""
+    await statements.run(INSERT, [b"a", b""])
+    statements.give_up()
+    with pytest.raises(psycopg.OperationalError):
+        await statements.run(INSERT, [b"b", b""])
+    assert kept(address) == ["a"]

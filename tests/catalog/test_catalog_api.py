@@ -327,3 +327,13 @@ def test_what_the_data_plane_reads_is_what_was_said(operator: Any, vendor: Any) 
     deployment = load_catalog().deployments[vendor.id]
     assert deployment.price_at(utc_now()) == nano_from_usd(Decimal("0.02"))
     assert [endpoint.secret for endpoint in deployment.endpoints] == [{"api_key": "sk-of-the-tests"}]
+
+
+@pytest.mark.django_db
+def test_an_empty_catalogue_is_never_taken_for_the_newest() -> None:
+    """Its first models may be committed while it is read."""
+    from catalog.loading import catalog_version, load_catalog
+    from catalog.models import CatalogVersion
+
+    CatalogVersion.objects.update_or_create(id=1, defaults={"version": 5})
+    assert (catalog_version(), load_catalog().version) == (5, 0)
