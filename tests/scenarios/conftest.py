@@ -46,7 +46,7 @@ def platform(tmp_path_factory, vendor):
 @pytest.fixture(scope="session")
 def acme_key(platform):
     """A tenant's key; its default is the fake's small model."""
-    _, key = platform.add_tenant("acme")
+    _, key = platform.add_tenant("acme-of-all-stories")  # "acme" is whom the examples of the API's schema set up
     platform.configure(key, platform.model_id)
     return key
 

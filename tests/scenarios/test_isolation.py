@@ -73,7 +73,7 @@ def add_side(platform: Platform, mark: str, model: str) -> Side:
 
 @pytest.fixture(scope="module")
 def world(platform: Platform) -> World:
-    one, other = add_side(platform, "concordia", "first-model"), add_side(platform, "melpomene", "second-model")
+    one, other = add_side(platform, "concordia", "model-of-one"), add_side(platform, "melpomene", "model-of-other")
     suspended, suspended_key = platform.add_tenant("eunomia")
     platform.operate("PATCH", f"/tenants/{suspended}", {"is_suspended": True})
     revoked, expired = platform.mint(one.tenant, "admin"), platform.mint(one.tenant, "admin")

@@ -17,9 +17,9 @@ NAME = "text-embedding-3-small"
 
 
 def test_the_script_of_the_docs_sets_up_a_tenant(platform: Platform) -> None:
-    platform.add_model("fake", "second-model")
+    platform.add_model("fake", "scripted-model")
     done = subprocess.run(
-        [sys.executable, SCRIPT, "scripted", f"fake/{NAME}", "fake/second-model"],
+        [sys.executable, SCRIPT, "scripted", f"fake/{NAME}", "fake/scripted-model"],
         env={"QUIVER_URL": f"http://127.0.0.1:{platform.port}", "QUIVER_OPERATOR_KEY": platform.operator_key},
         capture_output=True,
         check=False,
@@ -33,7 +33,7 @@ def test_the_script_of_the_docs_sets_up_a_tenant(platform: Platform) -> None:
     models = platform.operate("GET", "/tenant-models", key=admin)["results"]
     assert [(each["model_name"], each["is_default"], each["daily_token_limit"]) for each in models] == [
         (NAME, True, None),
-        ("second-model", False, 100_000),
+        ("scripted-model", False, 100_000),
     ]
     budgets = platform.operate("GET", "/budgets", key=admin)["results"]
     assert sorted((each["scope"], each["amount"]) for each in budgets) == [("agent", "10"), ("tenant", "100")]
