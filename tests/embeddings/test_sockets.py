@@ -282,13 +282,15 @@ async def test_what_a_limit_refuses_is_refused_here_too(platform):
         assert (error.code, error.data["code"], error.data["quota_type"]) == (-32010, "quota_exceeded", "daily")
 
 
-async def test_preferences_decide_and_the_answer_says_so(platform, acme):
+async def test_preferences_decide_and_the_answer_says_so(platform):
+    _, key = platform.add_tenant("choosing-on-sockets")
+    platform.configure(key, platform.model_id)
     large = platform.add_model(
         "fake", "text-embedding-3-large", model_identifier="text-embedding-3-large", dimensions=3072
     )
-    platform.configure(acme[1], large)
+    platform.configure(key, large)
     preferences = {"primary": "text-embedding-3-large", "task_models": {"quick": SMALL}}
-    async with Agent(platform.port, acme[1]) as one, Agent(platform.port, acme[1]) as other:
+    async with Agent(platform.port, key) as one, Agent(platform.port, key) as other:
         await one.register("fond", preferences=preferences)
         await other.register("plain")
         answers = await asyncio.gather(
