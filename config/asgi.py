@@ -22,6 +22,7 @@ from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.db import DatabaseError, connection  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
+from config.proxies import behind  # noqa: E402
 from core.collector import calm_collector  # noqa: E402
 from core.metrics import exposition  # noqa: E402
 from embeddings.consumers import SOCKETS, AgentConsumer, UnknownPath  # noqa: E402
@@ -40,7 +41,7 @@ _runtime: Runtime | None = None
 _wall: str | None = None  # roles come with a migration, and a migration with a restart
 
 
-async def application(scope: Message, receive: Receive, send: Send) -> None:
+async def _application(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         asked: str = scope["path"]
         if asked.startswith(("/v1/", "/api/v1/embeddings")):
@@ -56,6 +57,9 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         assert _runtime is not None, "the server must run the lifespan"
         scope[SOCKETS] = _runtime.sockets
         await _agents(scope, receive, send)
+
+
+application = behind(settings.QUIVER.trusted_proxies, _application)
 
 
 async def drain(grace_s: float) -> None:

@@ -56,7 +56,8 @@ class Environment(BaseModel):
     trusted_proxies: list[str] = Field(
         [],
         description="Addresses or ranges (CIDR) of load balancers whose `X-Forwarded-For` is believed, with commas "
-        "between. Without it all who come through one count as one when sign-ins are slowed down.",
+        "between. Without it all who come through one count as one: for keys that are kept to networks, when sign-ins "
+        "are slowed down, and in the audit log.",
     )
     egress_allowed: list[str] = Field(
         [],

@@ -163,7 +163,7 @@ def configuration(application: str, host: str, port: int, workers: int) -> uvico
         access_log=False,
         server_header=False,
         backlog=2048,
-        proxy_headers=False,  # who the client is must not be what anybody writes into a header
+        proxy_headers=False,  # `config.proxies` does it, with an eye on what they hold
         timeout_keep_alive=75,  # longer than the usual load balancer's 60: it must be the one to close
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from django.http import HttpRequest
 
 from audit.actors import Actor, Kind
-from tenants.addresses import client_address
 from tenants.authentication import Caller
 from tenants.models import ApiKey, User
 
 
 def actor_of(request: HttpRequest) -> Actor:
     """Whoever is let in by now: REST authentication puts its caller where a session has its person."""
-    where = {"address": client_address(request), "request_id": str(getattr(request, "request_id", ""))}
+    where = _where(request)
     who: object = getattr(request, "user", None)
     if isinstance(who, Caller):
         return Actor(Kind.KEY, str(who.grant.key_id), _words(who), **where)
@@ -23,8 +22,11 @@ def actor_of(request: HttpRequest) -> Actor:
 
 def person(request: HttpRequest, user: User) -> Actor:
     """Somebody who has proven who they are in this request, whether or not the session says so yet."""
-    request_id = str(getattr(request, "request_id", ""))
-    return Actor(Kind.PERSON, str(user.pk), user.email, address=client_address(request), request_id=request_id)
+    return Actor(Kind.PERSON, str(user.pk), user.email, **_where(request))
+
+
+def _where(request: HttpRequest) -> dict[str, str]:
+    return {"address": request.META.get("REMOTE_ADDR", ""), "request_id": str(getattr(request, "request_id", ""))}
 
 
 def _words(caller: Caller) -> str:

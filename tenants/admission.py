@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from ipaddress import ip_address
 
 from core.errors import InvalidApiKey, KeyNotPermitted
+from tenants.addresses import parsed
 from tenants.keys import digest, is_well_formed
 from tenants.snapshots import KeyGrant
 
@@ -50,9 +50,5 @@ def check_use(grant: KeyGrant, *, now: datetime, address: str) -> None:
 
 
 def _is_within(address: str, grant: KeyGrant) -> bool:
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False  # a socket without an address is nowhere
-    mapped = getattr(found, "ipv4_mapped", None) or found
-    return any(mapped in network for network in grant.networks)
+    found = parsed(address)  # a socket without an address is nowhere
+    return found is not None and any(found in network for network in grant.networks)

@@ -28,7 +28,7 @@ from audit.actors import acting
 from core.errors import NotFound, QuiverError
 from tenants import invitations, mail, passwords, services
 from tenants.acting import person
-from tenants.addresses import client_address, network_of
+from tenants.addresses import network_of
 from tenants.current import switch
 from tenants.delays import Rule
 from tenants.models import Invitation, Membership, User
@@ -184,7 +184,7 @@ class AskReset(_OfAdmin, FormView):
     def form_valid(self, form: ResetForm) -> HttpResponse:
         email = form.cleaned_data["email"].lower()
         try:
-            asked_resets.enter(address=network_of(client_address(self.request)), account=email)
+            asked_resets.enter(address=network_of(self.request.META.get("REMOTE_ADDR", "")), account=email)
         except QuiverError as error:
             form.add_error(None, error.message)
             return self.form_invalid(form)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tenants.keys import mint
+from tests.embeddings.agents import Agent
 from tests.embeddings.raw import Wire
 from tests.fakes.openai_model import expected_vector
 from tests.up.processes import eventually
@@ -104,6 +105,21 @@ def test_networks(platform, acme):
     here = platform.mint(acme[0], "embeddings", networks=["127.0.0.0/8"])["key"]
     assert platform.embed(elsewhere, input="a").error == (403, "key_not_permitted", None)
     assert platform.embed(here, input="a").status == 200
+
+
+async def test_networks_are_those_of_clients_behind_a_load_balancer(platform, acme):
+    key = platform.mint(acme[0], "embeddings", "models:read", networks=["198.51.100.0/24"])["key"]
+    inside, outside = "198.51.100.9", "203.0.113.9"
+    for forwarded, status in ((inside, 200), (outside, 403), (f"{inside}, {outside}", 403)):
+        assert platform.embed(key, input="a", X_Forwarded_For=forwarded).status == status
+        assert (
+            platform.ask("GET", "/api/v1/embedding-models/catalog", key=key, X_Forwarded_For=forwarded).status == status
+        )
+    sent = {"Authorization": f"Bearer {key}"}
+    async with Agent(platform.port, additional_headers=sent | {"X-Forwarded-For": inside}) as agent:
+        assert (await agent.call("embedding.generate", input="a"))["model"] == MODEL
+    async with Agent(platform.port, additional_headers=sent | {"X-Forwarded-For": outside}) as agent:
+        assert await agent.close_code() == 4401
 
 
 def test_a_suspended_tenant_is_refused_until_it_is_not(platform):

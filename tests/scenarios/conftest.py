@@ -36,7 +36,10 @@ def vendor():
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory, vendor):
-    with Platform(tmp_path_factory.mktemp("platform") / "home") as running:
+    # We are a load balancer as far as we say so: stories about who comes from where send `X-Forwarded-For`.
+    with Platform(
+        tmp_path_factory.mktemp("platform") / "home", settings={"QUIVER_TRUSTED_PROXIES": "127.0.0.1"}
+    ) as running:
         running.add_provider("fake", vendor.base_url, vendor.key)
         running.model_id = running.add_model("fake")
         yield running
