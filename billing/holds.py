@@ -34,6 +34,7 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     told: bytes = b""  # when it was held and what is left, as the script writes it; read as far as somebody asks
     is_direct: bool = False
     is_open: bool = True
+    tokens_back: int = 0  # of those that were held, once it is settled
 
     @property
     def held_ms(self) -> float:
@@ -59,7 +60,8 @@ class Hold(msgspec.Struct, eq=False, gc=False):
         held_ms, *left = self.plan.told.unpack(self.told)
         index, amount, end_s = hard[0] if len(hard) == 1 else min(hard, key=lambda each: left[each[0]])
         resets_s = RATE_RESETS_S if end_s is None else end_s - held_ms / 1000
-        return Tightest(amount, max(0, int(left[index])), max(0.0, resets_s))
+        back = self.tokens_back if measure == "tokens" else 0
+        return Tightest(amount, max(0, int(left[index]) + back), max(0.0, resets_s))
 
 
 def refused_by_rate(plan: Plan, reply: list[Any], now_ms: float) -> Refused:

@@ -111,7 +111,7 @@ class Limits:
         """Once the usage row is committed: what it charges stays used, the rest is free again. Returns at once."""
         if not hold.is_open:
             return
-        hold.is_open = False
+        hold.is_open, hold.tokens_back = False, hold.tokens - tokens
         self._active -= 1
         if hold.head:
             charge = charge_of(hold.held_ms, tokens, nano, requests)

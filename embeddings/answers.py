@@ -23,6 +23,8 @@ from embeddings.gateway import Answer
 from providers.base import Vectors
 
 Headers = list[tuple[bytes, bytes]]
+# Outcomes of candidates that nothing was sent to: who waits for such a one may well succeed.
+_NOT_CALLED = frozenset({"limit", "busy", "not_now", "not_callable"})
 _NONE: Mapping[int, QuiverError] = MappingProxyType({})
 _FLOATS = b'{"object":"embedding","index":%d,"embedding":'
 _BASE64 = _FLOATS + b'"'
@@ -156,8 +158,8 @@ def write_error(error: QuiverError, request_id: str) -> tuple[bytes, Headers]:
     if error.retry_after is not None:
         body["retry_after"] = error.retry_after
         headers.append((b"retry-after", b"%d" % error.retry_after))
-    attempts: Sequence[object] = extra.get("attempts", ())
-    if error.status == 402 or len(attempts) > 1:
+    called = [each for each in extra.get("attempts", ()) if each["outcome"] not in _NOT_CALLED]
+    if error.status == 402 or (error.status in (502, 503, 504) and len(called) > 1):
         # Quiver has tried all there is; another try of the client's SDK would only multiply the calls.
         headers.append((b"x-should-retry", b"false"))
     elif error.status == 503 and error.code == "draining":

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from billing.limit_terms import HoldAsk, Standing
+from billing.limit_terms import HoldAsk, Refused, Standing
 from billing.limits import LimitsPort
-from billing.refusals import amount
+from billing.refusals import amount, refusal
+from core.errors import QuiverError
 from core.money import cost_nano, usd_text
 from embeddings.answers import rfc3339
 from embeddings.caller import Call
 from embeddings.computing import Computing
 from embeddings.explaining import described, shown_dropped
-from embeddings.gateway import Gateway
+from embeddings.gateway import Gateway, hits_nano
 from embeddings.requests import EmbeddingRequest
-from embeddings.selection import Dropped
-from embeddings.work import Next
+from embeddings.selection import Candidate, Dropped
+from embeddings.work import Next, Work
 
 
 class Estimates:
@@ -31,8 +32,8 @@ class Estimates:
         self._limits = limits
 
     async def estimate(self, request: EmbeddingRequest, call: Call) -> dict[str, Any]:
-        """The first candidate speaks for tokens, cost and limits. Raises as selection does for a name that stands for
-        nothing."""
+        """The first candidate with room in its limits speaks for tokens, cost and limits. Raises as selection does for
+        a name that stands for nothing."""
         work, chain = await self._gateway.chain(request, call)
         dropped, candidates = list(chain.dropped), []
         for candidate in chain.candidates:
@@ -41,37 +42,47 @@ class Estimates:
                 candidates.append(candidate)
             except Next as refused:
                 dropped.append(Dropped(candidate.choice, refused.error.message, refused.error))
-        found: dict[str, Any] = {
-            "tokens": None,
-            "cost_usd": None,
-            "cached": 0,
+        shown: dict[str, Any] = {"tokens": None, "cost_usd": None, "cached": 0, "limits": []}
+        for index, candidate in enumerate(tuple(candidates)):
+            told, error = await self._stand(work, candidate)
+            if index == 0 or error is None:  # the first speaks for all where nobody has room
+                shown = told
+            if error is None:
+                break
+            candidates.remove(candidate)
+            dropped.append(Dropped(candidate.choice, error.message, error))
+        return shown | {
             "candidates": [described(each) for each in candidates],
             "dropped": [shown_dropped(each) for each in dropped],
-            "limits": [],
         }
-        if not candidates:
-            return found
-        first = candidates[0]
-        gathered = await self._gateway.look_up(work, first, None)
+
+    async def _stand(self, work: Work, candidate: Candidate) -> tuple[dict[str, Any], QuiverError | None]:
+        """What this candidate would charge, how its limits stand, and what a hard one without room would say."""
+        call = work.call
+        gathered = await self._gateway.look_up(work, candidate, None)
         tokens = gathered.tokens_of(gathered.missing)
-        nano = cost_nano(tokens, first.nano_per_million)
-        limits = call.snapshot.limits_for(first.choice, agent_id=call.agent_id, key=call.key)
+        nano = cost_nano(tokens, candidate.nano_per_million) + hits_nano(call, gathered)
+        limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key=call.key)
         ask = HoldAsk(
             tenant_id=call.snapshot.config.tenant_id,
             request_id=call.request_id,
             created_ms=call.created_ms,
-            model_id=first.choice.deployment.model_id,
+            model_id=candidate.choice.deployment.model_id,
             limits=limits,
             tokens=tokens,
             nano=nano,
         )
         stands = await self._limits.standing(ask) if limits else []
-        return found | {
-            "tokens": tokens,
-            "cost_usd": usd_text(nano),
-            "cached": gathered.cached,
-            "limits": [_shown(each) for each in stands],
-        }
+        needs = {"tokens": tokens, "usd": nano, "requests": 1}
+        full = [each for each in stands if each.terms.is_hard and each.remaining < needs[each.terms.measure]]
+        told = {"tokens": tokens, "cost_usd": usd_text(nano), "cached": gathered.cached}
+        told["limits"] = [_shown(each) for each in stands]
+        return told, _no_room(full[0]) if full and gathered.missing else None
+
+
+def _no_room(standing: Standing) -> QuiverError:
+    used = standing.used + standing.held
+    return refusal(Refused(standing.terms, used=used, resets_at=standing.resets_at, retry_after_s=None))
 
 
 def _shown(standing: Standing) -> dict[str, Any]:

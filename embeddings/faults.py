@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 from catalog.lifecycle import Cause
 from core import errors
-from core.money import cost_nano
-from embeddings.finding import Question
+from core.money import cost_nano, usd_text
+from embeddings.finding import Question, suggested
 from embeddings.requests import EmbeddingRequest
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
@@ -26,7 +26,9 @@ def not_permitted(
     if allowed_models and deployment.name not in allowed_models and deployment.identifier not in allowed_models:
         return errors.KeyNotPermitted(f"This key may not use {deployment.name}.", param="model")
     if not choice.configured.is_enabled:
-        return errors.ModelNotConfigured(f"{deployment.name} is disabled by the tenant.", param="model")
+        return errors.ModelNotConfigured(
+            f"{deployment.name} is disabled by the tenant.", param="model", extra=_instead_of(choice, snapshot)
+        )
     if _TIERS.get(snapshot.config.tier, 0) < _TIERS.get(deployment.minimum_tier, 0):
         return errors.KeyNotPermitted(
             f"{deployment.name} needs the tier {deployment.minimum_tier}; this tenant has {snapshot.config.tier}.",
@@ -108,12 +110,19 @@ def too_dear(
     name = choice.deployment.name
     if price is None and not snapshot.config.settings.unpriced_allowed:
         return errors.ModelUnpriced(
-            f"{name} has no price; the operator sets one, or the tenant allows unpriced models."
+            f"{name} has no price; the operator sets one, or the tenant allows unpriced models.",
+            extra=_instead_of(choice, snapshot),
         )
-    if request.max_cost_nano is not None and cost_nano(held, price or 0) > request.max_cost_nano:
-        return errors.QuotaExceeded(
-            f"This request may cost more than `max_cost_usd` at {name}.",
-            param="max_cost_usd",
-            extra={"quota_type": "request"},
-        )
-    return None
+    cost, most = cost_nano(held, price or 0), request.max_cost_nano
+    if most is None or cost <= most:
+        return None
+    figures = {"quota_type": "request", "scope": "request", "limit": usd_text(most), "used": usd_text(cost)}
+    return errors.QuotaExceeded(
+        f"This request may cost {usd_text(cost)} USD at {name}, more than `max_cost_usd`.",
+        param="max_cost_usd",
+        extra=figures | {"reset_time": None} | _instead_of(choice, snapshot),
+    )
+
+
+def _instead_of(choice: Choice, snapshot: TenantSnapshot) -> dict[str, list[str]]:
+    return {"suggested_models": suggested(snapshot, but=(choice.deployment.name,))}

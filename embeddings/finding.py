@@ -59,7 +59,7 @@ def find(asked: Question, snapshot: TenantSnapshot, preferences: Preferences, no
     """Raises `ModelNotConfigured` when the name stands for nothing of this tenant's."""
     if asked.model is not None:
         return _by_strategy(_named(asked.model, snapshot), asked.strategy, now)
-    found = _by_strategy(_free_choice(snapshot, asked.strategy), asked.strategy, now)
+    found = _by_strategy(_free_choice(snapshot, asked.strategy, now), asked.strategy, now)
     own = preferring.preferred(snapshot, preferences, asked.task_type)
     # An order that the request itself asks for goes over all; that of the agent begins behind the models it names.
     return _with_reasons(found, own) if asked.is_ordered else _preferred_first(found, own)
@@ -100,11 +100,11 @@ def _id(choice: Choice) -> UUID:
     return choice.configured.tenant_model_id
 
 
-def _free_choice(snapshot: TenantSnapshot, strategy: Strategy) -> list[Eligible]:
+def _free_choice(snapshot: TenantSnapshot, strategy: Strategy, now: datetime) -> list[Eligible]:
     first = [Eligible(snapshot.default, "the tenant's default")] if snapshot.default is not None else []
     others = [c for c in snapshot.choices if c is not snapshot.default]
     # Disabled ones last: they are listed for their reason only, and must not speak for the others.
-    others.sort(key=lambda c: not c.configured.is_enabled)
+    others.sort(key=lambda c: (not c.configured.is_enabled, -c.configured.priority, _badness(c, "cost", now)))
     return first + [Eligible(c, _BY.get(strategy, "by priority")) for c in others]
 
 

@@ -281,7 +281,7 @@ class Gateway:
         if call.free:  # it was charged already, and counts in no limit
             return
         tokens = work.held_tokens
-        nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered, joined)
+        nano = cost_nano(tokens, candidate.nano_per_million) + hits_nano(call, gathered, joined)
         limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key=call.key)
         try:
             work.hold = await self._limits.hold(_ask(call, candidate, limits, tokens, nano), replacing=work.hold)
@@ -295,7 +295,7 @@ class Gateway:
         if work.hold is not None:  # of a candidate that failed: this one was not asked
             self._limits.release(work.hold)
             work.hold = None
-        call, nano = work.call, _hits_nano(work.call, gathered)
+        call, nano = work.call, hits_nano(work.call, gathered)
         limits = call.snapshot.limits_for(candidate.choice, agent_id=call.agent_id, key=call.key)
         budgets = tuple(each for each in limits if each.measure == "usd")
         if not nano or not budgets:
@@ -313,7 +313,7 @@ class Gateway:
         call, has_computed = work.call, gathered.computed > 0
         if has_computed:
             tokens = 0 if call.free else min(work.tokens, work.held_tokens)
-            nano = cost_nano(tokens, candidate.nano_per_million) + _hits_nano(call, gathered)
+            nano = cost_nano(tokens, candidate.nano_per_million) + hits_nano(call, gathered)
             if work.hold is not None:
                 nano = min(nano, work.hold.nano)  # texts that were joined after the hold cost nothing beyond it
         else:
@@ -371,7 +371,7 @@ class Gateway:
         self._observer.finished(work.call.snapshot.config.slug, usage, work.trace.calls, work.trace.attempts)
 
 
-def _hits_nano(call: Call, gathered: Gathered, joined: Sequence[int] = ()) -> int:
+def hits_nano(call: Call, gathered: Gathered, joined: Sequence[int] = ()) -> int:
     """What the tenant pays for what others, or earlier requests, computed; `joined`: the first of each text that
     another request is computing now."""
     settings = call.snapshot.config.settings

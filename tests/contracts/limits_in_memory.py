@@ -49,7 +49,7 @@ class InMemoryLimits:
     def settle(self, hold: Hold, *, tokens: int, nano: int, requests: int = 1) -> None:
         if hold.is_open and hold.head:
             self.states[hold.plan.tenant_id].settle(hold.head, tokens=tokens, nano=nano, requests=requests)
-        hold.is_open = False
+        hold.is_open, hold.tokens_back = False, hold.tokens - tokens
 
     def release(self, hold: Hold) -> None:
         self.settle(hold, tokens=0, nano=0, requests=0)

@@ -86,6 +86,15 @@ def test_what_is_held_is_taken_off_and_what_is_not_used_comes_back(subject: Subj
     assert (left.limit, left.remaining) == (100, 0)
 
 
+def test_what_is_left_is_told_as_it_is_once_a_hold_is_settled(subject: Subject) -> None:
+    hold = subject.hold(subject.ask(60, subject.limit("tokens", "day", 100), subject.limit("requests", "day", 5)))
+    subject.settle(hold, 10)
+    tokens, requests = hold.tightest("tokens"), hold.tightest("requests")
+    assert tokens is not None
+    assert requests is not None
+    assert (tokens.remaining, requests.remaining) == (90, 4)
+
+
 def test_what_nobody_knows_the_outcome_of_stays_held(subject: Subject) -> None:
     terms = subject.limit("tokens", "day", 100)
     subject.limits.leave(subject.hold(subject.ask(60, terms)))

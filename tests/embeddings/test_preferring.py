@@ -46,8 +46,8 @@ def four() -> TenantSnapshot:
     """A tenant whose default is `a`, then `b`, `c` and `d` by priority; `d` is the cheapest."""
     return snapshot(
         choice(deployment("a"), is_default=True),
-        choice(deployment("b", price=30_000_000)),
-        choice(deployment("c", price=40_000_000)),
+        choice(deployment("b", price=30_000_000), priority=2),
+        choice(deployment("c", price=40_000_000), priority=1),
         choice(deployment("d", price=10_000_000)),
     )
 

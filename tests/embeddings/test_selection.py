@@ -101,6 +101,16 @@ def test_a_free_choice_is_the_default_then_by_priority():
     assert names(chain(request(), of)) == ["openai/c", "openai/a", "openai/b"]
 
 
+def test_of_equal_priority_the_cheaper_comes_first():
+    of = snapshot(
+        choice(deployment("dear", price=300)),
+        choice(deployment("free", price=900), nano_per_million=0),
+        choice(deployment("cheap", price=100)),
+        choice(deployment("first", price=900), priority=1),
+    )
+    assert names(chain(request(), of)) == ["openai/first", "openai/free", "openai/cheap", "openai/dear"]
+
+
 def test_same_space_at_another_width_answers_in_the_width_of_the_requested_model():
     whole = choice(deployment("m", space="s", dimensions=8, is_matryoshka=True))
     cut_elsewhere = choice(deployment("m-cut", provider="b", space="s", dimensions=4))
@@ -115,7 +125,7 @@ def test_same_space_at_another_width_answers_in_the_width_of_the_requested_model
 @pytest.mark.parametrize(
     ("strategy", "order"),
     [
-        ("priority", ["openai/dear", "openai/cheap", "openai/unknown"]),
+        ("priority", ["openai/cheap", "openai/dear", "openai/unknown"]),
         ("cost", ["openai/cheap", "openai/dear", "openai/unknown"]),
         ("latency", ["openai/dear", "openai/cheap", "openai/unknown"]),
         ("quality", ["openai/cheap", "openai/dear", "openai/unknown"]),
@@ -193,8 +203,10 @@ def test_what_cannot_answer_is_dropped_and_says_why(facts, wishes, error, words)
 
 
 def test_a_disabled_model_is_not_configured():
-    refused = refusal_of(request(model="small"), snapshot(choice(is_enabled=False)))
+    of = snapshot(choice(is_enabled=False), choice(deployment("other")))
+    refused = refusal_of(request(model="small"), of)
     assert (refused.status, refused.code, refused.param) == (404, "model_not_configured", "model")
+    assert refused.extra["suggested_models"] == ["other"]
 
 
 def test_a_key_uses_its_own_models_only():
@@ -229,6 +241,27 @@ def test_no_candidate_lists_all_reasons():
 
 
 # What is held
+
+
+def test_who_has_no_price_or_too_high_a_price_names_others():
+    of = snapshot(choice(deployment("dear", price=2_000_000_000)), choice(deployment("other")))
+    told = refusal_of(request(model="dear", max_cost_nano=1), of)
+    assert (told.code, told.param, told.extra) == (
+        "quota_exceeded",
+        "max_cost_usd",
+        {
+            "quota_type": "request",
+            "scope": "request",
+            "limit": "0.000000001",
+            "used": "0.000004000",
+            "reset_time": None,
+            "suggested_models": ["other"],
+        },
+    )
+    unpriced = refusal_of(
+        request(model="x"), snapshot(choice(deployment("x", price=None)), choice(deployment("other")))
+    )
+    assert (unpriced.code, unpriced.extra) == ("model_unpriced", {"suggested_models": ["other"]})
 
 
 def test_an_unpriced_model_serves_a_tenant_that_opted_in_at_no_charge():

@@ -48,6 +48,12 @@ def midnight() -> str:
     return f"{(datetime.now(UTC) + timedelta(days=1)):%Y-%m-%d}T00:00:00Z"
 
 
+def estimate_with_hits(platform, who, body):
+    """Once the price of hits has arrived: eight tokens at 1 USD per million are 8,000 nano-dollars."""
+    told = platform.ask("POST", "/v1/embeddings/estimate", body, who.key).json
+    return told if Decimal(told["cost_usd"] or 0) > Decimal("0.000008") else None
+
+
 # Who answers instead
 
 
@@ -117,6 +123,15 @@ def test_a_rate_is_a_429_that_says_how_long_to_wait(platform, who):
     assert (answer.status, told["code"], told["scope"]) == (429, "rate_limit_exceeded", "agent")
     assert told["retry_after"] == int(answer.headers["retry-after"])
     assert 1 <= told["retry_after"] <= 61
+
+
+def test_a_rate_of_all_models_lets_clients_try_again_although_there_are_several(platform, others, who):
+    platform.configure(who.admin_key, others["same space"])
+    add_limit(platform, who, "requests", "minute", 1)
+    assert embed(platform, who, model=SMALL).status == 200
+    answer = embed(platform, who, model=SMALL)
+    assert (answer.status, len(answer.json["error"]["attempts"])) == (429, 2)
+    assert "x-should-retry" not in answer.headers
 
 
 def test_a_request_larger_than_a_rate_is_not_told_to_wait(platform, who):
@@ -202,6 +217,22 @@ def test_an_estimate_tells_the_truth_and_holds_nothing(platform, others, who, ve
     ]
     assert {each["resets_at"] for each in told["limits"]} == {midnight()}
     assert (vendor.calls, holds(platform, who.tenant)) == ([], 0)
+
+
+def test_an_estimate_passes_over_who_has_no_room_and_names_the_price_of_hits(platform, others, who):
+    platform.configure(who.admin_key, others["another"])
+    settings = {"settings": {"cache_hit_cost_per_million_tokens": "1"}}
+    platform.operate("PATCH", f"/tenants/{who.tenant}", settings)
+    known = text()
+    assert embed(platform, who, input=known, model=LARGE).status == 200
+    add_limit(platform, who, "tokens", "day", 7, "model")
+    body = {"input": [known, text()], "dimensions": 8}
+    told = eventually(lambda: estimate_with_hits(platform, who, body))
+    assert [each["model"] for each in told["candidates"]] == [LARGE]
+    assert [(each["model"], each["provider"]) for each in told["dropped"]] == [(SMALL, "fake")]
+    assert "quota" in told["dropped"][0]["reason"]
+    answer = embed(platform, who, **body)
+    assert answer.json["quiver"]["cost_usd"] == told["cost_usd"]
 
 
 def test_an_estimate_tells_who_is_dropped_and_why(platform, others, who):
