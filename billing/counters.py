@@ -21,7 +21,7 @@ from django.db import connection
 from django.db.models import OuterRef, Subquery
 from django_redis import get_redis_connection
 
-from billing.limit_plans import Plan, read_calendar, read_rate
+from billing.limit_plans import Plan, field_of, read_calendar, read_rate, refused_key
 from billing.limit_scripts import BUCKET_MS
 from billing.limit_terms import LimitTerms
 from billing.models import Counter, Grant, Limit, Pool
@@ -122,6 +122,21 @@ def count(tenant_id: UUID, limits: Sequence[LimitTerms], moment: datetime) -> di
             used, held = used + spent, held - (counter.given or 0) + holding
         found[terms.limit_id] = (used, max(0, held))
     return found
+
+
+def last_refused(tenant_id: UUID, limits: Sequence[LimitTerms], moment: datetime) -> dict[UUID, tuple[int, int]]:
+    """What each day or month that refused somebody was asked for last, and what was used and held of it then."""
+    fields = {each.limit_id: field_of(each, moment) for each in limits if each.is_hard and not each.is_rate}
+    if not fields:
+        return {}
+    try:
+        client: Any = get_redis_connection("default")
+        found = client.mget([refused_key(tenant_id, field) for field in fields.values()])
+    except redis.RedisError as error:
+        log.warning("limits: shown without what was refused: %s", type(error).__name__)
+        return {}
+    pairs = {limit_id: raw.split() for limit_id, raw in zip(fields, found, strict=True) if raw is not None}
+    return {limit_id: (int(need), int(used)) for limit_id, (need, used) in pairs.items()}
 
 
 def _in_redis(plan: Plan) -> tuple[str, Sequence[bytes | None]]:

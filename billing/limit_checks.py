@@ -18,6 +18,7 @@ from alerts import kinds
 from alerts import services as alerts
 from alerts.kinds import Severity
 from alerts.selectors import Told, told
+from billing.limit_gauges import observe_budgets, observe_quotas
 from billing.models import Limit
 from billing.periods import start_of
 from billing.standing import CALENDAR, LimitStanding, figure, standings
@@ -29,6 +30,7 @@ from tenants.models import ApiKey, Tenant, TenantModel
 
 QUOTAS = (Limit.Measure.TOKENS, Limit.Measure.REQUESTS)
 BUDGETS = (Limit.Measure.USD,)
+_OBSERVE = {QUOTAS: observe_quotas, BUDGETS: observe_budgets}
 _KINDS: Mapping[Collection[str], Collection[str]] = {
     QUOTAS: (kinds.QUOTA_WARNING, kinds.QUOTA_EXCEEDED),
     BUDGETS: (kinds.BUDGET_WARNING, kinds.BUDGET_EXCEEDED),
@@ -41,6 +43,8 @@ def check(measures: Collection[str], *, now: datetime, tenant_id: UUID | None = 
     found = standings(tenant_id, now=now, periods=CALENDAR)
     _check_thresholds(found, measures, said)
     _check_states(found, tenant_id)
+    if tenant_id is None:
+        _OBSERVE[tuple(measures)](found)
 
 
 def check_soon(tenant_id: UUID) -> None:
@@ -99,7 +103,7 @@ def _check_limit(limit: LimitStanding, said: Iterable[Told], chosen: Collection[
     thresholds = thresholds_of(limit.thresholds, tuple(chosen), is_hard=limit.mode == Limit.Mode.HARD)
     verdict = judge(
         amount=limit.amount,
-        used=limit.used,
+        used=limit.amount if limit.is_refusing else limit.used,
         thresholds=thresholds,
         told=ids,
         resolved={each.threshold for each in said if each.is_resolved and each.threshold is not None},
@@ -111,7 +115,10 @@ def _check_limit(limit: LimitStanding, said: Iterable[Told], chosen: Collection[
 
 def _tell(limit: LimitStanding, threshold: int, covered: Collection[int]) -> None:
     name = _name(limit)
-    if threshold >= ALL:
+    if threshold >= ALL and limit.used < limit.amount:
+        used = f"{_amount(limit, limit.used)} of {_amount(limit, limit.amount)} per {limit.period} used"
+        title = f"{used}, too little left for what is asked: {name}"
+    elif threshold >= ALL:
         title = f"{_amount(limit, limit.amount)} per {limit.period} used up: {name}"
     else:
         title = f"{threshold} % of {_amount(limit, limit.amount)} per {limit.period} used: {name}"

@@ -38,6 +38,11 @@ def calendar_field(limit_id: UUID, period: str, start: date) -> bytes:
     return f"c:{limit_id.hex}:{period[0]}{start:%Y%m%d}".encode()
 
 
+def refused_key(tenant_id: UUID, field: bytes) -> bytes:
+    """Where it is written down what a day or month refused last: `<need> <used>`, in the limit's unit."""
+    return keys_of(tenant_id)[0] + b":refused:" + field
+
+
 class Plan:
     """The limits that apply to a request, in the day in which it began."""
 

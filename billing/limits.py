@@ -22,7 +22,7 @@ import hiredis
 
 from billing.granting import Granted, Grants, GrantsAway, PoolClosed, Wish
 from billing.holds import Hold, Tightest, refused_by_period, refused_by_rate
-from billing.limit_plans import Plan, charge_of, head_of, read_calendar, read_rate
+from billing.limit_plans import Plan, charge_of, head_of, read_calendar, read_rate, refused_key
 from billing.limit_scripts import SCRIPTS
 from billing.limit_terms import HoldAsk, LimitTerms, Refused, Standing
 from billing.pools import Pools
@@ -66,6 +66,7 @@ class Limits:
         self._texts: dict[UUID, str] = {}
         self._gone: set[UUID] = set()  # limits that were removed while a snapshot still had them
         self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and what PostgreSQL had left
+        self._told: dict[bytes, int] = {}  # what was used when a refusal was written down
         self._late: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._active = 0
@@ -247,6 +248,7 @@ class Limits:
                 # Nothing lacking: what others account for leaves no room, or the limit was lowered.
                 if time.monotonic() < until and used >= 0 and (lacking == 0 or left < lacking):
                     self._remember(field, until, left)
+                    self._write_down(plan, index, plan.need(index, ask.tokens, ask.nano), used)
                     raise refused_by_period(plan, index, used)
             shortages.append(Shortage(field, terms.limit_id, plan.starts[index], lacking))
         drawn = await self._refills.draw(plan.tenant_id, plan.key, shortages)
@@ -345,6 +347,18 @@ class Limits:
 
     def _planned(self, ask: HoldAsk, limits: list[LimitTerms]) -> Plan:
         return Plan(ask.tenant_id, limits, ask.created_ms, lease_ms=self._lease_ms, bucket_ms=self._bucket_ms)
+
+    def _write_down(self, plan: Plan, index: int, need: int, used: int) -> None:
+        """Lets the control plane know that there is no room, though not everything is used up: once, until something
+        else is used."""
+        field = plan.fields[index]
+        if self._told.get(field) == used:
+            return
+        if len(self._told) > _MOST_KEPT:
+            self._told.clear()
+        self._told[field] = used
+        key, end_ms = refused_key(plan.tenant_id, field), int(plan.ends[index].timestamp() * 1000)
+        self._pipe.tell(b"SET", key, b"%d %d" % (need, used), b"PXAT", end_ms)
 
     def _remember(self, field: bytes, until: float, left: int) -> None:
         if len(self._refusals) > _MOST_KEPT:

@@ -22,7 +22,7 @@ def refusal(refused: Refused, *, suggested_models: Sequence[str] = ()) -> Quiver
     """429 for a minute, 402 for a day or month: `budget_exceeded` for money, `quota_exceeded` for the rest."""
     terms = refused.terms
     extra: dict[str, Any] = {
-        "quota_type": _TYPES[terms.period],
+        "quota_type": quota_type(terms.period),
         "scope": terms.scope,
         "limit": amount(terms, terms.amount),
         "used": amount(terms, refused.used),
@@ -36,6 +36,11 @@ def refusal(refused: Refused, *, suggested_models: Sequence[str] = ()) -> Quiver
     if terms.measure == "usd":
         return BudgetExceeded(f"The budget of {owner}, {shown}, does not allow this request.", extra=extra)
     return QuotaExceeded(f"The quota of {owner}, {shown}, does not allow this request.", extra=extra)
+
+
+def quota_type(period: str) -> str:
+    """A limit's period in the words of errors and metrics."""
+    return _TYPES[period]
 
 
 def amount(terms: LimitTerms, value: int) -> int | str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
-from billing.counters import count
+from billing.counters import count, last_refused
 from billing.loading import terms_of
 from billing.models import Limit
 from billing.periods import end_of, start_of
@@ -41,11 +41,12 @@ class LimitStanding:
     period_start: datetime
     resets_at: datetime
     thresholds: tuple[int, ...] = ()  # the limit's own; empty: the tenant's
+    is_refusing: bool = False  # what was asked last did not fit, and would not now
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it leaves nothing."""
-        return self.remaining == 0 or self.used + self.held >= self.amount
+        """Whether it leaves nothing, or not enough for what is asked."""
+        return self.remaining == 0 or self.is_refusing
 
 
 def standings(
@@ -74,8 +75,9 @@ def standings_for(tenant_id: UUID, *, agent_id: str, lines: Collection[UUID]) ->
 def standings_of(tenant_id: UUID, limits: Sequence[Limit], *, now: datetime | None = None) -> list[LimitStanding]:
     """These limits of a tenant, in their order."""
     now = now or utc_now()
-    counted = count(tenant_id, [terms_of(each) for each in limits], now)
-    return [_standing(each, *counted[each.id], now) for each in limits]
+    terms = [terms_of(each) for each in limits]
+    counted, refused = count(tenant_id, terms, now), last_refused(tenant_id, terms, now)
+    return [_standing(each, *counted[each.id], refused.get(each.id), now) for each in limits]
 
 
 def figure(measure: str, amount: int) -> int | str:
@@ -87,8 +89,9 @@ def _owner(limit: Limit) -> UUID:
     return limit.tenant_id
 
 
-def _standing(limit: Limit, used: int, held: int, now: datetime) -> LimitStanding:
+def _standing(limit: Limit, used: int, held: int, refused: tuple[int, int] | None, now: datetime) -> LimitStanding:
     amount = terms_of(limit).amount
+    need, used_then = refused or (0, 0)
     return LimitStanding(
         limit_id=limit.id,
         tenant_id=limit.tenant_id,
@@ -104,4 +107,5 @@ def _standing(limit: Limit, used: int, held: int, now: datetime) -> LimitStandin
         period_start=start_of(limit.period, now),
         resets_at=end_of(limit.period, now),
         thresholds=tuple(limit.thresholds),
+        is_refusing=refused is not None and used <= used_then and used + need > amount,
     )

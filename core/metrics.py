@@ -48,6 +48,15 @@ cache_misses = Counter("embedding_cache_misses_total", "Texts that the cache did
 singleflight_joined = Counter(
     "embedding_singleflight_joined_total", "Texts that waited for the same text of another request."
 )
+quota_usage = Gauge(
+    "embedding_quota_usage_ratio",
+    "Used of the fullest quota; without a model it is the whole tenant's.",
+    ["tenant", "model", "quota_type"],
+    multiprocess_mode="mostrecent",
+)
+budget_usage = Gauge(
+    "embedding_budget_usage_ratio", "Used of the tenant's fullest budget.", ["tenant"], multiprocess_mode="mostrecent"
+)
 model_switches = Counter(
     "embedding_model_switches_total",
     "Requests that went on to another candidate, and why.",

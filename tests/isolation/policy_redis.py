@@ -22,6 +22,7 @@ CACHED = "qc:<digest of the tenant><digest of what was embedded>"
 TENANTS = {
     "ql:{tenant}": rb"ql:\{" + _TENANT + rb"\}",
     "ql:{tenant}:holds": rb"ql:\{" + _TENANT + rb"\}:holds",
+    "ql:{tenant}:refused:limit": rb"ql:\{" + _TENANT + rb"\}:refused:c:[0-9a-f]{32}:[dm]\d{8}",
     "quiver:sessions:{tenant}": rb"quiver:sessions:\{" + _TENANT + rb"\}",
     "quiver:news:{tenant}": rb"quiver:news:\{" + _TENANT + rb"\}",
     "django:1:connection-test:tenant:test": rb"django:1:connection-test:" + _TENANT + rb":" + _ID,

@@ -276,6 +276,7 @@ async def test_redis_holds_what_is_known_by_its_owners_name_and_nothing_of_anoth
         for side, agent in zip(sides, (one, other), strict=True):
             await asked(agent, side)
             try_own_credential(side)
+            be_refused(side)
         vendor.switch(latency_s=2)
         under_way = [one.ask("embedding.generate", input="slow"), other.ask("embedding.generate", input="slow")]
         await asyncio.to_thread(eventually, lambda: [holds(world.platform, each.tenant) for each in sides] == [1, 1])
@@ -294,6 +295,16 @@ async def test_redis_holds_what_is_known_by_its_owners_name_and_nothing_of_anoth
         if line not in NAMING_TENANTS and str(owner) != side.tenant and word.encode() in value
     }
     assert wrong == set()
+
+
+def be_refused(side: Side) -> None:
+    """By a limit of its own."""
+    rows = side.platform.operate("GET", "/tenant-models", key=side.key)["results"]
+    path = f"/tenant-models/{next(row['id'] for row in rows if row['model_name'] == side.model)}"
+    side.platform.operate("PATCH", path, {"daily_token_limit": 1}, side.key)
+    said = {"model": side.model, "input": f"too much of {side.mark}"}
+    eventually(lambda: side.platform.ask("POST", "/v1/embeddings", said, side.key).status == 402)
+    side.platform.operate("PATCH", path, {"daily_token_limit": None}, side.key)
 
 
 def try_own_credential(side: Side) -> None:

@@ -269,6 +269,21 @@ def test_a_model_over_quota_is_shown_so_and_comes_back_when_it_is_raised(platfor
     assert embed(platform, who, **name).status == 402
 
 
+def test_a_model_that_has_no_room_for_what_is_asked_is_over_quota_until_it_serves_again(platform, who):
+    path, name = f"/tenant-models/{who.tenant_model_id}", {"model": SMALL}
+    platform.operate("PATCH", path, {"daily_token_limit": 10}, who.admin_key)
+    assert [embed(platform, who, **name).status for _ in range(2)] == [200, 402]
+    platform.run_task("billing.tasks.check_limits")
+    assert platform.operate("GET", path, key=who.admin_key)["state"] == "quota_exceeded"
+    (alert,) = platform.operate("GET", "/alerts", key=who.admin_key)["results"]
+    assert (alert["kind"], alert["state"]) == ("quota_exceeded", "open")
+    assert alert["title"].startswith("8 tokens of 10 tokens per day used, too little left")
+    assert embed(platform, who, input="small", **name).status == 200
+    platform.run_task("billing.tasks.check_limits")
+    assert platform.operate("GET", path, key=who.admin_key)["state"] == "enabled"
+    check_books(platform, who)
+
+
 # A provider that counts double
 
 
