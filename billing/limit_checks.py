@@ -7,7 +7,7 @@ may run at any time, twice at once too: an alert is there once, a state is moved
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -30,7 +30,10 @@ from tenants.models import ApiKey, Tenant, TenantModel
 
 QUOTAS = (Limit.Measure.TOKENS, Limit.Measure.REQUESTS)
 BUDGETS = (Limit.Measure.USD,)
-_OBSERVE = {QUOTAS: observe_quotas, BUDGETS: observe_budgets}
+_OBSERVE: Mapping[Collection[str], Callable[[Iterable[LimitStanding]], None]] = {
+    QUOTAS: observe_quotas,
+    BUDGETS: observe_budgets,
+}
 _KINDS: Mapping[Collection[str], Collection[str]] = {
     QUOTAS: (kinds.QUOTA_WARNING, kinds.QUOTA_EXCEEDED),
     BUDGETS: (kinds.BUDGET_WARNING, kinds.BUDGET_EXCEEDED),
@@ -44,7 +47,7 @@ def check(measures: Collection[str], *, now: datetime, tenant_id: UUID | None = 
     _check_thresholds(found, measures, said)
     _check_states(found, tenant_id)
     if tenant_id is None:
-        _OBSERVE[tuple(measures)](found)
+        _OBSERVE[measures](found)
 
 
 def check_soon(tenant_id: UUID) -> None:

@@ -1,14 +1,17 @@
 """`/api/v1/embedding-models/select` and `/api/v1/agents/{agent_id}/models`: which model would answer, and why. A door
 of the control plane; it stands here because it needs selection. Nothing is embedded, held or charged.
 
-What a chain rests on is read anew each time, in the request's own transaction; live latencies are the data plane's and
-not known here, so that no model is left out or preferred for them.
+What a chain rests on is read anew each time, in the request's own transaction; live latencies are those that the data
+plane's processes wrote down.
+
+Failure: Redis away → no latency is known, so that no model is left out or preferred for its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
+from uuid import UUID
 
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -24,10 +27,11 @@ from catalog.rest import StrictFields, refuse_unknown_parameters
 from core.clock import utc_now
 from core.errors import InvalidRequest, NotFound, QuiverError
 from core.money import usd_text
+from embeddings.breaker_control import BreakersAway, route_health
 from embeddings.explaining import Explained, candidates_of, dropped_of, explain
 from embeddings.finding import NO_WISHES
 from embeddings.requests import EmbeddingRequest
-from embeddings.selection import refusal
+from embeddings.selection import quickest, refusal
 from embeddings.snapshot import TenantSnapshot, compose
 from embeddings.tokens import Size
 from tenants.authentication import caller, tenant_of
@@ -200,9 +204,19 @@ def _explained(
         sizes,
         preferences=preferences,
         allowed_models=caller(request).grant.models,
-        latency_ms={},
+        latency_ms=_latencies(asked, snapshot, preferences),
         now=utc_now(),
     )
+
+
+def _latencies(asked: EmbeddingRequest, snapshot: TenantSnapshot, preferences: Preferences) -> Mapping[UUID, float]:
+    """Those that all processes have seen lately; only where the order or a bound rests on them."""
+    if "latency" not in (asked.strategy, preferences.strategy) and preferences.max_latency_ms is None:
+        return {}
+    try:
+        return quickest(snapshot.choices, {each.route: each.p50_ms for each in route_health() if each.p50_ms})
+    except BreakersAway:  # as in a process that has seen no call yet
+        return {}
 
 
 def _chain(found: Explained) -> dict[str, Any]:

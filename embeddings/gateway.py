@@ -44,7 +44,6 @@ from embeddings.inputs import Inputs
 from embeddings.ports import Board, Cache, Ledger, Observer
 from embeddings.records import Attempt, Charge, usage_of
 from embeddings.requests import EmbeddingRequest
-from embeddings.routes import route_key
 from embeddings.selection import Candidate, Chain, Dropped, Plan
 from embeddings.snapshot import PLATFORM
 from embeddings.tokens import Size
@@ -171,14 +170,7 @@ class Gateway:
         if plan.strategy != "latency" and call.preferences.max_latency_ms is None:
             return {}
         seen = self._board.latencies.p50(unix_ms() / 1000)
-        found: dict[UUID, float] = {}
-        for entry in plan.entries:
-            deployment = entry.choice.deployment
-            known = [seen.get(route_key(each, deployment.identifier)) for each in entry.choice.endpoints]
-            known.append(found.get(deployment.model_id))  # by another way to it
-            if times := [ms for ms in known if ms is not None]:
-                found[deployment.model_id] = min(times)
-        return found
+        return selection.quickest((entry.choice for entry in plan.entries), seen)
 
     # The candidates, in order
 

@@ -11,7 +11,7 @@ space, or the fallback that the tenant's admin wrote down, and nothing else; its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
@@ -26,6 +26,7 @@ from embeddings import preferring
 from embeddings.faults import left_out, not_available, not_permitted, other_shape, too_dear, too_long
 from embeddings.finding import NO_WISHES, REQUESTED, Eligible, Question, find
 from embeddings.requests import EmbeddingRequest, Strategy
+from embeddings.routes import route_key
 from embeddings.snapshot import Choice, TenantSnapshot
 from embeddings.tokens import CL100K, Size
 from embeddings.ways import by_ways, can_be_called
@@ -183,6 +184,18 @@ def rank(
         else:
             candidates.append(fitted)
     return Chain(tuple(candidates), tuple(dropped))
+
+
+def quickest(choices: Iterable[Choice], p50_ms: Mapping[str, float]) -> dict[UUID, float]:
+    """The median of each model's quickest route, by the medians of routes; none for a model that was not called."""
+    found: dict[UUID, float] = {}
+    for choice in choices:
+        deployment = choice.deployment
+        known = [p50_ms.get(route_key(each, deployment.identifier)) for each in choice.endpoints]
+        known.append(found.get(deployment.model_id))  # by another way to it
+        if times := [ms for ms in known if ms is not None]:
+            found[deployment.model_id] = min(times)
+    return found
 
 
 def refusal(dropped: Sequence[Dropped]) -> errors.QuiverError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -11,9 +13,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from billing.models import UsageRow
+from catalog.loading import load_catalog
+from core.clock import unix_ms
 from core.ids import uuid7, uuid7_time
+from embeddings.breaker import Outcome
+from embeddings.routes import route_key
 from tests.billing.test_query_counts import MOST, spoken
 from tests.conftest import Party, make_party
+from tests.embeddings.boards import Clock, processes
 
 SELECT = "/api/v1/embedding-models/select"
 AGENTS = "/api/v1/agents"
@@ -40,6 +47,21 @@ def mallory(db: None) -> Party:
 def add_crawler(party: Party, **preferences: Any) -> None:
     answer = party.api.post(AGENTS, {"agent_id": "crawler", "preferences": preferences})
     assert answer.status_code == 201, answer.json()
+
+
+def call(**answered_ms: float) -> None:
+    """Each model's route answers once, in that time, and all processes may know."""
+    models = load_catalog().deployments.values()
+    routes = {each.name: route_key(each.endpoints[0], each.identifier) for each in models}
+
+    async def report() -> None:
+        async with processes(os.environ["REDIS_URL"], 1, Clock(unix_ms())) as (process,):
+            for name, ms in answered_ms.items():
+                process.board.report(routes[name], Outcome.OK, ms)
+            await process.board.poll()
+            await process.board.flush()
+
+    asyncio.run(report())
 
 
 def set_budget(party: Party, amount: str | None) -> None:
@@ -268,3 +290,18 @@ def test_selecting_takes_few_queries_and_writes_nothing(acme: Party) -> None:
         assert acme.api.post(SELECT, {"agent_id": "crawler"}).status_code == 200
     assert len(spoken(queries)) <= MOST
     assert all(each.lstrip().startswith(("SELECT", "WITH", "SAVEPOINT", "RELEASE")) for each in spoken(queries))
+
+
+def test_the_quickest_is_the_one_that_answers_quickest_now(acme: Party) -> None:
+    call(small=300, large=20)
+    assert names(acme.api.post(SELECT, {"optimize": "latency"})) == ["large", "small"]
+    assert names(acme.api.post(SELECT, {})) == ["small", "large"]
+
+
+def test_an_agents_bound_on_time_leaves_out_who_is_too_slow_now(acme: Party) -> None:
+    call(small=300, large=20)
+    add_crawler(acme, max_latency_ms=100)
+    answer = acme.api.get(MODELS)
+    assert names(answer) == ["large"]
+    ((slow, reason),) = [(each["model"], each["reason"]) for each in answer.json()["dropped"]]
+    assert (slow, reason.partition("; ")[2]) == ("small", "the agent waits at most 100.")
