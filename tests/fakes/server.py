@@ -86,11 +86,14 @@ class Refusal(Exception):
         return {}
 
 
+KEY = "sk-of-the-fakes-a-secret"
+
+
 @dataclass
 class Switches:
     """What the fake does next."""
 
-    key: str = "sk-fake"
+    key: str = KEY
     latency_s: float = 0.0
     poison: str = ""
     fault: str = ""

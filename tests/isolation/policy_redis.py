@@ -8,7 +8,8 @@ that say so: no tenant's request reads those.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ NAMING_TENANTS = {
     "celery": rb"celery|unacked\w*|_kombu\.binding[\w.-]+|[0-9a-f-]{36}\.reply\.celery\.pidbox",
 }
 
+_AT_ONCE = 500
+
 
 class UnknownKey(Exception):
     """It has no line here, or names no tenant that there is."""
@@ -65,20 +68,28 @@ def owner_of(key: bytes, tenants: Collection[UUID], ring: KeyRing) -> tuple[str,
 
 def held_by_redis(url: str) -> Iterator[tuple[bytes, bytes]]:
     """Every key with its value, of whichever type."""
-    client: Any = redis.from_url(url)
-    read = {
-        b"string": client.get,
-        b"list": lambda key: client.lrange(key, 0, -1),
-        b"set": client.smembers,
-        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
-        b"hash": client.hgetall,
-        b"stream": client.xrange,
+    client: Any = redis.from_url(url, socket_timeout=10)
+    read: dict[bytes, Callable[[Any, bytes], Any]] = {
+        b"string": lambda pipe, key: pipe.get(key),
+        b"list": lambda pipe, key: pipe.lrange(key, 0, -1),
+        b"set": lambda pipe, key: pipe.smembers(key),
+        b"zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
+        b"hash": lambda pipe, key: pipe.hgetall(key),
+        b"stream": lambda pipe, key: pipe.xrange(key),
     }
     with client:
-        for key in client.scan_iter():
-            kind = client.type(key)
-            if kind != b"none":  # it has expired meanwhile
-                yield key, repr(read[kind](key)).encode()
+        scanned = client.scan_iter(count=_AT_ONCE)
+        while keys := list(islice(scanned, _AT_ONCE)):
+            types = client.pipeline(transaction=False)
+            for key in keys:
+                types.type(key)
+            held = [(key, kind) for key, kind in zip(keys, types.execute(), strict=True) if kind != b"none"]
+            values = client.pipeline(transaction=False)
+            for key, kind in held:
+                read[kind](values, key)
+            for (key, _), value in zip(held, values.execute(), strict=True):
+                if value is not None:  # it has expired meanwhile
+                    yield key, value if isinstance(value, bytes) else repr(value).encode()
 
 
 def lines_met(urls: Iterable[str], tenants: Collection[UUID], encryption_keys: str) -> set[str]:

@@ -8,9 +8,10 @@ import pytest
 
 from tests.fakes.azure import FakeAzure
 from tests.fakes.openai_model import expected_vector
+from tests.fakes.server import KEY
 
 
-def client(fake: FakeAzure, *, key: str = "sk-fake", api_version: str = "2024-10-21") -> openai.AzureOpenAI:
+def client(fake: FakeAzure, *, key: str = KEY, api_version: str = "2024-10-21") -> openai.AzureOpenAI:
     return openai.AzureOpenAI(api_key=key, azure_endpoint=fake.base_url, api_version=api_version, max_retries=0)
 
 

@@ -21,9 +21,10 @@ from tests.fakes.bedrock import (
     FakeBedrock,
     expected_vector,
 )
+from tests.fakes.server import KEY
 
 
-def client(fake: FakeBedrock, service: str = "bedrock-runtime", *, secret: str = "sk-fake") -> Any:
+def client(fake: FakeBedrock, service: str = "bedrock-runtime", *, secret: str = KEY) -> Any:
     return boto3.client(
         service,
         region_name=REGION,

@@ -10,10 +10,11 @@ from google import genai
 from google.genai import errors, types
 
 from tests.fakes.google import GEMINI_1, GEMINI_2, FakeGoogle
+from tests.fakes.server import KEY
 from tests.fakes.vectors import native_vector
 
 
-def client(fake: FakeGoogle, *, key: str = "sk-fake") -> genai.Client:
+def client(fake: FakeGoogle, *, key: str = KEY) -> genai.Client:
     options = types.HttpOptions(base_url=fake.base_url, retry_options=types.HttpRetryOptions(attempts=1))
     return genai.Client(api_key=key, vertexai=False, http_options=options)
 

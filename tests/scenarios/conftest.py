@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.fakes.openai import FakeOpenAI
+from tests.fakes.server import KEY
 from tests.scenarios.platform import Platform
 from tests.up.processes import CHECKOUT, eventually
 
@@ -61,7 +62,7 @@ def crowded(tmp_path_factory):
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE) as vendor:
         try:
             with Platform(tmp_path_factory.mktemp("crowded") / "home", 3, SHORT_LEASES) as running:
-                running.add_provider("fake", vendor.stdout.readline().decode().strip(), "sk-fake")
+                running.add_provider("fake", vendor.stdout.readline().decode().strip(), KEY)
                 running.model_id = running.add_model("fake")
                 running.start_worker()
                 yield running

@@ -1,4 +1,7 @@
-"""A whole platform for stories: PostgreSQL, Valkey and `config.web` as real processes, set up over REST."""
+"""A whole platform for stories: PostgreSQL, Valkey and `config.web` as real processes, set up over REST.
+
+It remembers every secret that passes through it, and as it ends none may be found anywhere (`tests.canaries`).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +30,7 @@ from config.up import programs
 from config.up.ports import free_port
 from config.up.postgres import THROWAWAY, EmbeddedPostgres
 from config.up.valkey import EmbeddedValkey
+from tests.canaries import Cage, logs_in, rows_in, values_in
 from tests.isolation.policy_redis import lines_met
 from tests.up.processes import CHECKOUT, children_of, clean_environment, eventually
 
@@ -39,6 +46,7 @@ class _Prepared:
     port: int
     services: str
     operator_key: str
+    admin_password: str
 
 
 @cache
@@ -64,7 +72,10 @@ def _prepared() -> _Prepared:
         postgres.stop("fast")
     said = json.loads(done.stdout)
     assert said["services"] != postgres.url(*_OWNER)
-    return _Prepared(postgres.data_dir, postgres.port, said["services"], said["seeded"]["operator_key"])
+    seeded = said["seeded"]
+    return _Prepared(
+        postgres.data_dir, postgres.port, said["services"], seeded["operator_key"], seeded["admin_password"]
+    )
 
 
 def _environment(postgres: EmbeddedPostgres) -> dict[str, str]:
@@ -72,7 +83,7 @@ def _environment(postgres: EmbeddedPostgres) -> dict[str, str]:
     return clean_environment() | {
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DJANGO_SECRET_KEY": "a secret of the tests, long enough to be one",
-        "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
+        "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(sha256(b"tests").digest()).decode(),
         "DATABASE_URL": postgres.url(*_OWNER),
     }
 
@@ -103,6 +114,7 @@ class Platform:
     workers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     worker: subprocess.Popen[bytes] | None = None
+    cage: Cage = field(default_factory=Cage)
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -111,8 +123,9 @@ class Platform:
         self.valkey = EmbeddedValkey(self.home / "valkey", free_port(), _PASSWORD, durable=False)
         prepared = _prepared()
         shutil.copytree(prepared.data_dir, self.postgres.data_dir)
-        self.postgres.start()
-        self.valkey.start()
+        for store, name in ((self.postgres, "postgres"), (self.valkey, "valkey")):
+            with (self.home / f"{name}.log").open("wb") as log:
+                store.start(log)
         self.postgres.wait_until_ready()
         self.valkey.wait_until_ready()
         self.database_url = self.postgres.url(*_OWNER)
@@ -127,20 +140,28 @@ class Platform:
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             **self.settings,
         }
+        own = {"operator's key": self.operator_key, "admin's password": prepared.admin_password}
+        self.cage.lock_in({**own, "Django's key": self.environment["DJANGO_SECRET_KEY"]})
         try:
             self.start_web()
         except BaseException:  # nothing that was started is left behind
-            self.__exit__()
+            self.__exit__(BaseException)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object = None, *_: object) -> None:
+        self.look_into_stores()
         self.stop_worker()
         self.stop_web()
         self.valkey.stop()
         self.postgres.stop("immediate")
+        self.look_into_logs()
+        if failed is None:
+            self.cage.must_be_closed()
 
     def start_web(self) -> None:
+        for number, key in enumerate(self.environment["QUIVER_ENCRYPTION_KEYS"].split(",")):
+            self.cage.lock_in({f"encryption key {number}": key.partition(":")[2]})
         self.log = self.home / f"web-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.web = subprocess.Popen(
@@ -199,17 +220,18 @@ class Platform:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if key:
             sent["Authorization"] = f"Bearer {key}"
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-        if body is not None:
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        if raw is not None:
             sent.setdefault("Content-Type", "application/json")
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, body, sent)
+            connection.request(method, path, raw, sent)
             answer = connection.getresponse()
-            return Answer(answer.status, {n.lower(): v for n, v in answer.getheaders()}, answer.read())
+            found = Answer(answer.status, {n.lower(): v for n, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+        self.cage.overhear(method, path, body, f"{found.headers} ".encode() + found.body)
+        return found
 
     def embed(self, key: str, body: Any = None, **words: Any) -> Answer:
         """`POST /v1/embeddings` of `body`, or of fields given as words; headers are words that start in upper case."""
@@ -276,6 +298,17 @@ class Platform:
         """Whatever was done: every key has its line, which names a tenant that there is or is the platform's."""
         tenants = [tenant for (tenant,) in self.rows("SELECT id FROM tenants_tenant")]
         return lines_met(self.redis_urls, tenants, self.environment["QUIVER_ENCRYPTION_KEYS"])
+
+    def look_into_stores(self) -> None:
+        """For secrets: in every row, in all that Redis holds, and in the metrics."""
+        for where, what in chain(rows_in(self.database_url), values_in(self.redis_urls)):
+            self.cage.look(where, what)
+        with suppress(OSError, http.client.HTTPException):
+            self.ask("GET", "/metrics")
+
+    def look_into_logs(self) -> None:
+        for where, what in logs_in(self.home):
+            self.cage.look(where, what)
 
     def memory_mb(self) -> float:
         """Resident memory of the workers."""

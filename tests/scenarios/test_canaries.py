@@ -15,16 +15,19 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
+from itertools import chain
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import redis
 
 from config.seed import ADMIN_EMAIL
 from tests.admin.pages import Page
+from tests.canaries import Cage, logs_in, messages_in, rows_in, values_in
 from tests.fakes import bedrock, google
 from tests.fakes.azure import FakeAzure
 from tests.fakes.bedrock import ACCESS_KEY_ID, REGION, FakeBedrock
@@ -33,7 +36,6 @@ from tests.fakes.openai import FakeOpenAI
 from tests.fakes.server import FakeServer
 from tests.fakes.smtp import FakeSmtp
 from tests.fakes.vertex import FakeVertex
-from tests.isolation.policy_redis import held_by_redis
 from tests.scenarios.platform import Platform
 from tests.up.processes import eventually
 
@@ -43,7 +45,6 @@ PROVIDERS, CATALOG = "/api/v1/embedding-models/providers", "/api/v1/embedding-mo
 RUNS, KEYS = "/api/v1/embedding-models/discovery/runs", "/api/v1/api-keys"
 LINK = r"/invitations/[\w.:~-]+"
 Sold = dict[str, tuple[FakeServer, dict[str, Any], dict[str, Any]]]
-TASK_BODY = re.compile(rb'body\\*": \\*"([A-Za-z0-9+/=]+)')
 # What a provider does wrong, in the words of `tests.fakes.server`; what it says repeats the key.
 FAULTS: tuple[dict[str, Any], ...] = (
     *({"fault": "status", "status": status} for status in (400, 401, 403, 500)),
@@ -60,46 +61,27 @@ def canary(kind: str) -> str:
 
 
 @dataclass
-class Cage:
-    """The secrets by name, and everything that was heard."""
-
-    birds: dict[str, str] = field(default_factory=dict)
-    heard: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def hear(self, where: str, what: bytes, *, shown: str = "") -> None:
-        """`shown` matches the secret that belongs into this very answer."""
-        self.heard.append((where, re.sub(shown.encode(), b"", what) if shown else what))
-
-    def escaped(self) -> set[tuple[str, str]]:
-        """Which secret is found where, in clear or in what anybody turns back."""
-        return {
-            (name, where)
-            for name, text in self.birds.items()
-            for form in (text, quote(text, safe=""), text.encode().hex(), base64.b64encode(text.encode()).decode())
-            for where, what in self.heard
-            if form.encode() in what
-        }
-
-
-@dataclass
 class Story:
     """Somebody at a platform, with everything that comes back written down."""
 
     platform: Platform
-    cage: Cage
     cookies: dict[str, str] = field(default_factory=dict)
 
-    def rest(self, method: str, path: str, body: Any = None, key: str = "", *, shown: str = "", **headers: str) -> Any:
+    @property
+    def cage(self) -> Cage:
+        return self.platform.cage
+
+    def rest(self, method: str, path: str, body: Any = None, key: str = "", **headers: str) -> Any:
         answer = self.platform.ask(method, path, body, key, **headers)
         found = json.loads(answer.body) if answer.body else {}
-        shown = shown or (found.get("key", "") if isinstance(found, dict) else "")
+        shown = found.get("key", "") if isinstance(found, dict) else ""
         self.cage.hear(f"{method} {path}", f"{answer.headers} ".encode() + answer.body, shown=shown)
         return found
 
     def minted(self, name: str, path: str, body: Any, key: str) -> Any:
         """A key that an answer shows once; a bird from then on."""
         found = self.rest("POST", path, body, key)
-        self.cage.birds[name] = found["key"]
+        self.cage.lock_in({name: found["key"]})
         return found
 
     def page(self, method: str, path: str, form: dict[str, Any] | None = None, *, shown: str = "") -> tuple[int, str]:
@@ -203,9 +185,10 @@ def watch(url: str, cage: Cage, stop: threading.Event) -> threading.Thread:
 
 def of_providers(story: Story, sold: Sold) -> None:
     """Each kind of provider is added, also in wrong ways, and its models are looked for while it fails."""
-    key, birds = story.platform.operator_key, story.cage.birds
+    key = story.platform.operator_key
     for slug, (fake, words, model) in sold.items():
-        birds[f"{slug} key"] = secret = secret_of(words)
+        secret = secret_of(words)
+        story.cage.lock_in({f"{slug} key": secret})
         said = {"slug": slug, "base_url": fake.base_url, "batch_window_ms": 0, **words}
         for wrong in (
             said | {"secret": secret},
@@ -223,7 +206,7 @@ def of_providers(story: Story, sold: Sold) -> None:
         fake.switch(fault="status", status=401, body=sung(secret))
         story.rest("POST", RUNS, {"provider": slug}, key)
     account = FakeVertex(port=1).service_account
-    birds["service account"] = json.loads(account)["private_key"].splitlines()[3]
+    story.cage.lock_in({"service account": json.loads(account)["private_key"].splitlines()[3]})
     vertex = {"slug": "our-vertex", "kind": "vertex", "region": "us-central1", "secret": {"service_account": account}}
     story.rest("POST", PROVIDERS, vertex, key)
     looks = "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FILTER (WHERE state = 'failed') FROM {}"
@@ -233,7 +216,7 @@ def of_providers(story: Story, sold: Sold) -> None:
 
 def of_keys(story: Story, sold: Sold) -> None:
     """A tenant's keys are minted, rotated, mistyped and revoked, and its texts meet all faults of all providers."""
-    operator, birds = story.platform.operator_key, story.cage.birds
+    operator = story.platform.operator_key
     tenant = story.rest("POST", "/api/v1/tenants", {"name": "Acme", "slug": "acme"}, operator)["id"]
     minted = story.minted("tenant's key", KEYS, {"name": "all", "scopes": ["admin"], "tenant": tenant}, operator)
     own = minted["key"]
@@ -260,7 +243,7 @@ def of_keys(story: Story, sold: Sold) -> None:
     story.rest("GET", f"/api/v1/limits?api_key={own}", key=own)
     story.rest("GET", f"/v1/models?key={own}")
     story.rest("POST", KEYS, {"name": "x", "scopes": ["embeddings"], "secret": own}, own)
-    birds["mistyped key"] = own[:-1]
+    story.cage.lock_in({"mistyped key": own[:-1]})
 
 
 def of_people(story: Story, smtp: FakeSmtp) -> None:
@@ -268,15 +251,15 @@ def of_people(story: Story, smtp: FakeSmtp) -> None:
     birds, password = story.cage.birds, canary("password")
     story.fill("/admin/password_reset/", email=ADMIN_EMAIL)
     link = mailed(smtp, ADMIN_EMAIL, "/admin/reset/")
-    birds |= {"operator's password": password, "reset token": link.rstrip("/").rpartition("/")[2]}
+    story.cage.lock_in({"operator's password": password, "reset token": link.rstrip("/").rpartition("/")[2]})
     story.page("GET", link)
     story.fill(link.replace(birds["reset token"], "set-password"), new_password1=password, new_password2=password)
-    birds |= {"wrong password": canary("wrong"), "password as address": canary("address")}
+    story.cage.lock_in({"wrong password": canary("wrong"), "password as address": canary("address")})
     assert "correct" in story.sign_in(ADMIN_EMAIL, birds["wrong password"])
     # The form gives back to whoever typed it what was typed as an address.
     story.sign_in(birds["password as address"], birds["wrong password"], shown=birds["password as address"])
     assert "Dashboard" in story.sign_in(ADMIN_EMAIL, password)
-    birds["operator's session"] = story.cookies["sessionid"]
+    story.cage.lock_in({"operator's session": story.cookies["sessionid"]})
     ((tenant,),) = story.platform.rows("SELECT id FROM tenants_tenant WHERE slug = 'acme'")
     ((provider,),) = story.platform.rows("SELECT id FROM catalog_provider WHERE slug = 'our-openai'")
     story.fill(f"/admin/catalog/provider/{provider}/test_connection/")
@@ -288,11 +271,11 @@ def of_people(story: Story, smtp: FakeSmtp) -> None:
     smtp.refuse = False
     story.fill(invite, shown=LINK, email="new@acme.test", role="owner")
     link = mailed(smtp, "new@acme.test", "/invitations/")
-    birds |= {"invitation token": link.rpartition("/")[2], "invited's password": canary("invited")}
+    story.cage.lock_in({"invitation token": link.rpartition("/")[2], "invited's password": canary("invited")})
     story.cookies.clear()
     entered = story.fill(link, way="sign_up", name="New", new_password=birds["invited's password"])
     assert "You belong to Acme now" in entered
-    birds |= {"invited's session": story.cookies["sessionid"], "changed password": canary("changed")}
+    story.cage.lock_in({"invited's session": story.cookies["sessionid"], "changed password": canary("changed")})
     again = {"new_password1": birds["changed password"], "new_password2": birds["changed password"]}
     story.fill("/admin/password_change/", old_password=birds["invited's password"], **again)
     story.page("POST", "/admin/logout/", {})
@@ -301,7 +284,7 @@ def of_people(story: Story, smtp: FakeSmtp) -> None:
 def of_defects(story: Story) -> None:
     """What the database refuses ends in tracebacks."""
     platform, birds = story.platform, story.cage.birds
-    birds |= {"key of a defect": canary("defect"), "password of a defect": canary("defect")}
+    story.cage.lock_in({"key of a defect": canary("defect"), "password of a defect": canary("defect")})
     said = {"slug": "late", "kind": "openai", "secret": {"api_key": birds["key of a defect"]}}
     with gone(platform, "catalog_providercredential"):
         assert story.rest("POST", PROVIDERS, said, platform.operator_key)["status"] == 500
@@ -335,27 +318,11 @@ def mailed(smtp: FakeSmtp, email: str, way: str) -> str:
     return eventually(links, 60)[-1]
 
 
-def look_everywhere(platform: Platform, cage: Cage) -> None:
-    for log in platform.home.glob("*.log"):
-        cage.hear(log.name, log.read_bytes())
-    for (table,) in platform.rows("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"):
-        for (row,) in platform.rows(f"SELECT t::text FROM {table} t"):
-            cage.hear(f"table {table}", row.encode())
-    for url in platform.redis_urls:
-        for key, value in held_by_redis(url):
-            cage.hear("Redis", key + b" " + value)
-    cage.hear("metrics", platform.ask("GET", "/metrics").body)
-    for _, command in list(cage.heard):
-        for body in TASK_BODY.findall(command):
-            cage.hear("a task's message", base64.b64decode(body))
-
-
 def test_secrets_are_found_nowhere_but_where_they_belong(tmp_path: Any) -> None:
-    cage, stop = Cage(), threading.Event()
-    encryption_key = base64.b64encode(secrets.token_bytes(32)).decode()
+    stop = threading.Event()
     settings = {
         "DJANGO_SECRET_KEY": canary("django") * 2,
-        "QUIVER_ENCRYPTION_KEYS": f"k1:{encryption_key}",
+        "QUIVER_ENCRYPTION_KEYS": f"k1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
         "QUIVER_PUBLIC_URL": PUBLIC,
         "QUIVER_MAIL_FROM": "quiver@example.com",
         "QUIVER_LOG_LEVEL": "DEBUG",
@@ -366,26 +333,72 @@ def test_secrets_are_found_nowhere_but_where_they_belong(tmp_path: Any) -> None:
         for fake, _, _ in sold.values():
             fake.__enter__()
         try:
-            with Platform(tmp_path / "home", settings=settings) as platform:
+            with Platform(tmp_path / "home", settings=settings) as platform:  # which is looked through as it ends
                 platform.start_worker()
-                thread = watch(platform.environment["REDIS_URL"], cage, stop)
-                story = Story(platform, cage)
-                cage.birds |= {"encryption key": encryption_key, "django's key": settings["DJANGO_SECRET_KEY"]}
-                cage.birds["operator's key"] = platform.operator_key
+                thread = watch(platform.environment["REDIS_URL"], platform.cage, stop)
+                story = Story(platform)
                 of_providers(story, sold)
                 of_keys(story, sold)
                 of_people(story, smtp)
                 of_defects(story)
-                look_everywhere(platform, cage)
+                places = [place for place, _ in chain(rows_in(platform.database_url), values_in(platform.redis_urls))]
                 stop.set()
                 thread.join(30)
         finally:
             for fake, _, _ in sold.values():
                 fake.__exit__(None, None, None)
 
-    kinds = {where.partition(" ")[0] for where, _ in cage.heard}
-    assert {"GET", "POST", "table", "Redis", "metrics"} <= kinds
-    assert any(where == "a task's message" for where, _ in cage.heard)
-    assert any(where.startswith("web-") and b"Traceback" in what for where, what in cage.heard)
+    cage = platform.cage
+    messages = [message for _, command in cage.heard for message in messages_in(command)]
+    for where, message in messages:
+        cage.hear(where, message)
+    cage.look_again()
+    assert {"Redis", "table tenants_apikey", "table catalog_providercredential"} <= set(places)
+    assert messages
+    assert any(name.startswith("log web-") and b"Traceback" in what for name, what in logs_in(platform.home))
+    assert {"log worker.log", "log postgres.log"} <= {name for name, _ in logs_in(platform.home)}
     assert len(cage.birds) >= 12
-    assert cage.escaped() == set()
+    cage.must_be_closed()
+
+
+def test_one_that_gets_out_is_found(platform: Platform) -> None:
+    """In clear or in what anybody turns back: in a row, a log, Redis, a task's message and an answer."""
+    bird = canary("planted")
+    looked_through = copy(platform)
+    looked_through.cage = Cage()
+    looked_through.cage.lock_in({"planted": bird})
+    tenant, _ = platform.add_tenant("planted")
+    message = json.dumps({"body": base64.b64encode(bird.encode()).decode()})
+    log = platform.home / "planted.log"
+    caches, broker = map(redis.from_url, platform.redis_urls)
+
+    platform.execute(f"UPDATE tenants_tenant SET name = '{bird}' WHERE id = '{tenant}'")
+    caches.set("planted", bird.encode().hex())
+    broker.lpush("planted", message)
+    log.write_text(f"it was {base64.b64encode(bird.encode() + b':').decode()}")
+    looked_through.operate("GET", f"/tenants/{tenant}")
+    looked_through.look_into_stores()
+    looked_through.look_into_logs()
+    platform.execute(f"UPDATE tenants_tenant SET name = 'planted' WHERE id = '{tenant}'")
+    caches.delete("planted")
+    broker.delete("planted")
+    log.unlink()
+
+    places = {"table tenants_tenant", "Redis", "a task's message", "log planted.log", f"GET /api/v1/tenants/{tenant}"}
+    assert looked_through.cage.escaped == {("planted", place) for place in places}
+    with pytest.raises(AssertionError, match="planted"):
+        looked_through.cage.must_be_closed()
+
+
+def test_what_a_story_sends_and_is_shown_is_caged() -> None:
+    """A key is shown once, by the POST that made it; again it is found."""
+    cage = Cage()
+    made = {"name": "k", "key": "qv_live_0123456789_secret_ok"}
+
+    cage.overhear("POST", "/providers", {"secret": {"api_key": "sk-0123456789"}}, b'{"slug": "ours"}')
+    cage.overhear("POST", "/api-keys", {"name": "k"}, json.dumps(made).encode())
+    assert cage.escaped == set()
+    cage.overhear("GET", "/api-keys", None, json.dumps([made]).encode())
+    cage.overhear("POST", "/providers", b"{", b"sk-0123456789 is refused")
+
+    assert {where for _, where in cage.escaped} == {"GET /api-keys", "POST /providers"}

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.fakes.server import KEY
 from tests.scenarios.accounts import add_caller, add_limit, bring_to_rest, check_books
 from tests.scenarios.load import Load
 from tests.scenarios.platform import Platform
@@ -34,7 +35,7 @@ def busy(tmp_path_factory):
         try:
             with Platform(tmp_path_factory.mktemp("busy") / "home", 2, SETTINGS) as platform:
                 platform.vendor = vendor.stdout.readline().decode().strip()
-                platform.add_provider("fake", platform.vendor, "sk-fake")
+                platform.add_provider("fake", platform.vendor, KEY)
                 platform.who = add_caller(platform, "acme", platform.add_model("fake"))
                 platform.key = platform.who.key
                 add_limit(platform, platform.who, "tokens", "month", 1_000_000_000)
