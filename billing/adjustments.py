@@ -6,7 +6,8 @@ second adds nothing, unless requests that were under way were booked meanwhile. 
 at once one books, because the ids follow from what is adjusted.
 
 Adjusted are answered requests that were charged at the catalogue's price, by their own tokens, each rounded as it was
-when it was charged. A tenant's own price is its own matter, and so is what it pays its provider itself.
+when it was charged. A tenant's own price is its own matter, and so is what it pays its provider itself. Requests that
+a tenant no longer keeps (`billing.forgetting`) are not adjusted any more, and what was adjusted of them stays.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from billing.models import UsageRow
+from billing.models import KeptFrom, UsageRow
 from billing.rollups import mark_late
 from catalog.corrections import Correction
 from core.ids import uuid7_of, uuid7_time
@@ -40,6 +41,8 @@ FROM billing_usagerow
 WHERE model_id = %(model_id)s AND id >= %(first_id)s AND id < %(last_id)s
     AND created_at >= %(starts)s AND created_at < %(ends)s
     AND status = 'ok' AND tokens > 0 AND NOT own_price AND paid_by = 'platform'
+    AND NOT EXISTS (SELECT FROM billing_keptfrom k
+        WHERE k.tenant_id = billing_usagerow.tenant_id AND billing_usagerow.created_at < k.since)
 GROUP BY tenant_id, key_id, agent_id
 """
 # All of a correction have its moment as their time.
@@ -63,6 +66,15 @@ def first_day(correction: Correction) -> date | None:
 def adjust(correction: Correction, *, day: date, days: int) -> date | None:
     """Adjusts so many days from `day` on, each in a transaction of its own. Returns the day to go on with, if any."""
     last = correction.ends.astimezone(UTC).date()
+    begins = max(correction.starts, datetime.combine(day, time(), UTC))
+    if left_out := KeptFrom.objects.filter(since__gt=begins).count():
+        log.warning(
+            "price correction %s of %s from %s on: %d tenants keep no requests of some days, which are not adjusted",
+            correction.price_id,
+            correction.model,
+            day,
+            left_out,
+        )
     for _ in range(days):
         rows = list(_adjustments(correction, day))
         with transaction.atomic():

@@ -134,6 +134,17 @@ class LateHour(models.Model):
         return f"{self.hour:%Y-%m-%dT%H}"
 
 
+class KeptFrom(models.Model):
+    """From when on single requests of a tenant are kept. Older ones are deleted or being deleted; the sums of their
+    hours are all that is left, and final."""
+
+    tenant_id = models.UUIDField(primary_key=True)
+    since = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} from {self.since:%Y-%m-%d}"
+
+
 class RolledUp(models.Model):
     """One row: up to which hour the ledger has been added up, for all tenants."""
 

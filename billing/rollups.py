@@ -17,7 +17,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from billing.models import HourlyUsage, LateHour, RolledUp, UsageRow
+from billing.models import HourlyUsage, KeptFrom, LateHour, RolledUp, UsageRow
 from billing.usage_parts import HOUR, floor_hour
 from core.ids import uuid7_floor
 
@@ -61,6 +61,12 @@ def mark_late(rows: Iterable[tuple[UUID, datetime]]) -> None:
     LateHour.objects.bulk_create(LateHour(tenant_id=tenant_id, hour=hour) for tenant_id, hour in sorted(hours))
 
 
+def hold_still() -> None:
+    """Until the transaction ends nothing is added up; waits for whoever is at it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+
+
 @transaction.atomic
 def _go_on(now: datetime) -> int:
     if not _is_our_turn():
@@ -81,7 +87,12 @@ def _recount_late() -> int:
         return 0
     # Before the rows are looked at: what is committed with a mark seen here is seen there.
     marks = list(LateHour.objects.order_by("id")[:_MARKS_AT_ONCE])
+    kept = dict(
+        KeptFrom.objects.filter(tenant_id__in={each.tenant_id for each in marks}).values_list("tenant_id", "since")
+    )
     for tenant_id, hour in sorted({(each.tenant_id, each.hour) for each in marks if each.hour < until}):
+        if hour < kept.get(tenant_id, hour):
+            continue  # its rows are gone, or going: what was added up stays
         HourlyUsage.objects.filter(tenant_id=tenant_id, hour=hour).delete()
         _add_up(hour, hour + HOUR, tenant_id)
     LateHour.objects.filter(id__in=[each.id for each in marks]).delete()

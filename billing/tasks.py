@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from celery import shared_task
 from django.conf import settings
 
-from billing import excess, limit_checks, sunsets
+from billing import excess, forgetting, limit_checks, sunsets
 from billing.adjustments import adjust, first_day
 from billing.partitions import make_partitions
 from billing.reconciling import reconcile
@@ -21,6 +21,7 @@ from catalog.corrections import corrections_since, find_correction
 from core.clock import utc_now
 
 _DAYS_PER_TASK = 31  # one task may take ten minutes
+_STEPS_PER_TASK = 200  # of some thousand rows each
 _LOOK_BACK = timedelta(days=8)
 
 
@@ -34,6 +35,13 @@ def make_usage_partitions() -> list[str]:
 def forget_claims() -> int:
     """Deletes idempotency claims that are older than a day; beat runs it every quarter of an hour."""
     return forget_expired_claims()
+
+
+@shared_task
+def forget_usage() -> None:
+    """Deletes single requests that tenants no longer keep; beat runs it each night. Goes on with a task of its own."""
+    if forgetting.forget_usage(now=utc_now(), steps=_STEPS_PER_TASK):
+        forget_usage.delay()
 
 
 def queue_adjustments(price_id: int) -> None:

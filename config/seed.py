@@ -156,6 +156,7 @@ def _add(model: Model) -> None:
 _DAILY = {  # name: task, hour, minute (UTC); an hour of "*" is every hour
     "make usage partitions": ("billing.tasks.make_usage_partitions", "0", "7"),
     "forget idempotency claims": ("billing.tasks.forget_claims", "*", "*/15"),
+    "forget usage": ("billing.tasks.forget_usage", "1", "17"),
     "adjust for price corrections": ("billing.tasks.adjust_for_corrections", "0", "37"),
     "look at sunsets": ("billing.tasks.look_at_sunsets", "*", "27"),
     "discover models": ("catalog.tasks.discover_all", "3", "17"),

@@ -32,6 +32,7 @@ OF_TENANTS: Mapping[str, frozenset[str]] = {
     "audit_auditevent": APPEND,
     "billing_hourlyusage": READ,
     "billing_idempotencyclaim": NONE,
+    "billing_keptfrom": NONE,
     "billing_latehour": NONE,
     "billing_providercall": READ,
     "billing_usagerow": READ,

@@ -38,6 +38,7 @@ SETTINGS = (
     "cache_ttl_s",
     "cache_hit_cost_per_million_tokens",
     "thresholds",
+    "retention_days",
 )
 
 
@@ -88,6 +89,16 @@ class TenantForm(RowForm):
         required=False,
         widget=UnfoldAdminTextInputWidget,
         help_text="Percentages at which somebody is told, where a limit itself names none, such as 80, 90, 95, 100.",
+    )
+
+    retention_days = forms.IntegerField(
+        label="Days to keep single requests",
+        required=False,
+        min_value=tenant_settings.LEAST_RETENTION_DAYS,
+        max_value=tenant_settings.MOST_RETENTION_DAYS,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Older ones are deleted each night, with their calls to providers, for good. Sums of usage stay; a "
+        "price that is corrected later no longer corrects them. Empty: as long as the platform keeps them.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -35,7 +35,9 @@ class TenantFields(StrictRows):
         "requests which say nothing of it. `cache_enabled` (true) and `cache_ttl_s` (3600; at most 30 days): answer "
         "from vectors computed before. `cache_hit_cost_per_million_tokens` (0): USD for what is answered from them. "
         "`thresholds`: percentages of a limit at which somebody is told (80, 90, 95, 100), where the limit itself "
-        "names none.",
+        "names none. `retention_days` (null; 62 to 3650): single requests that are older are deleted each night with "
+        "their calls to providers, for good; sums of usage by the hour and longer stay, and prices that are corrected "
+        "later no longer correct them. Null: they are kept as long as the platform keeps them.",
     )
 
     class Meta:

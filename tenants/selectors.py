@@ -10,6 +10,7 @@ from uuid import UUID
 from django.db.models import Expression, OuterRef, QuerySet, Subquery
 
 from core.errors import NotFound
+from tenants import settings as tenant_settings
 from tenants.models import Agent, ApiKey, Membership, Role, Tenant, TenantCredential, TenantModel, User
 
 
@@ -32,6 +33,13 @@ def find_tenant_by_slug(slug: str) -> Tenant:
 def tenant_ids() -> list[UUID]:
     """All tenants, suspended ones too."""
     return list(Tenant.objects.order_by("id").values_list("id", flat=True))
+
+
+def retentions() -> dict[UUID, int]:
+    """For how many days each tenant keeps its requests that has said so, suspended ones too."""
+    rows = Tenant.objects.filter(settings__has_key="retention_days").order_by("id").values_list("id", "settings")
+    found = {tenant_id: tenant_settings.parse(settings).retention_days for tenant_id, settings in rows}
+    return {tenant_id: days for tenant_id, days in found.items() if days is not None}
 
 
 def keys_of(tenant_id: UUID | None) -> QuerySet[ApiKey]:

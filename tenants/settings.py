@@ -11,6 +11,8 @@ from core.money import nano_from_usd
 
 MOST_CACHE_TTL_S = 30 * 24 * 3600
 MOST_HIT_COST = 1000
+LEAST_RETENTION_DAYS = 62  # any month with the one before it
+MOST_RETENTION_DAYS = 3650
 Fallback = Literal["auto", "space", "none"]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=100)]
 
@@ -23,6 +25,9 @@ class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     cache_hit_cost_per_million_tokens: Decimal = Decimal(0)  # USD for what is answered from the cache
     # Percentages of a limit at which somebody is told, where the limit itself names none.
     thresholds: Annotated[tuple[Percent, ...], msgspec.Meta(max_length=20)] = (80, 90, 95, 100)
+
+    # How long single requests are kept; None: as long as the platform keeps them.
+    retention_days: Annotated[int, msgspec.Meta(ge=LEAST_RETENTION_DAYS, le=MOST_RETENTION_DAYS)] | None = None
 
     def __post_init__(self) -> None:
         cost = self.cache_hit_cost_per_million_tokens

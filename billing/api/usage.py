@@ -106,7 +106,10 @@ UsageFilters.base_filters["to"] = django_filters.IsoDateTimeFilter(
 
 
 @extend_schema_view(
-    list=extend_schema(summary="The tenant's requests, the newest first"),
+    list=extend_schema(
+        summary="The tenant's requests, the newest first",
+        description="As far back as single requests are kept: a tenant may set `retention_days`.",
+    ),
     retrieve=extend_schema(summary="One request, with its calls to providers", responses=UsageWithCalls),
 )
 class UsageViews(mixins.ListModelMixin, GenericViewSet[UsageRow]):
@@ -148,9 +151,10 @@ class ExportView(GenericAPIView[UsageRow]):
 
     @extend_schema(
         summary="The tenant's requests as CSV, the oldest first",
-        description="Streamed, of any length; of this month unless `from` is given, up to now unless `to` is. The "
-        "first line names the columns, which are the fields of a record. A text that a spreadsheet would take for a "
-        "formula begins with an apostrophe. A stream that breaks off lacks its last chunk, so that clients notice.",
+        description="Streamed, of any length, as far back as single requests are kept; of this month unless `from` is "
+        "given, up to now unless `to` is. The first line names the columns, which are the fields of a record. A text "
+        "that a spreadsheet would take for a formula begins with an apostrophe. A stream that breaks off lacks its "
+        "last chunk, so that clients notice.",
         filters=True,
         responses={(200, "text/csv"): OpenApiTypes.STR},
     )

@@ -1,4 +1,4 @@
-"""What people set in the admin about caching and shared calls."""
+"""What people set in the admin about caching, shared calls and how long requests are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,21 @@ def test_an_owner_sets_how_long_vectors_are_kept_and_what_they_cost(acme: Party)
     assert b'value="7200"' in browser.get(url).content
 
 
-@pytest.mark.parametrize("wrong", [{"cache_ttl_s": ""}, {"cache_ttl_s": 0}, {"cache_hit_cost_per_million_tokens": -1}])
+def test_an_owner_sets_how_long_requests_are_kept_and_takes_it_back(acme: Party) -> None:
+    browser = signed_in("owner@example.com", **{str(acme.id): "owner"})
+    url = f"/admin/tenants/tenant/{acme.id}/change/"
+    form = {"name": "Acme", "tier": "standard", "cache_ttl_s": 3600, "cache_hit_cost_per_million_tokens": "0"}
+    form |= {"cache_enabled": "on", "thresholds": "80, 90, 95, 100"}
+    for days, told in ((90, {"retention_days": 90}), ("", {})):
+        answer = browser.post(url, form | {"retention_days": days})
+        assert answer.status_code == 302, answer.context["errors"]
+        assert Tenant.objects.get(id=acme.id).settings == told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cache_ttl_s": ""}, {"cache_ttl_s": 0}, {"cache_hit_cost_per_million_tokens": -1}, {"retention_days": 61}],
+)
 def test_nonsense_is_told_beside_its_field(wrong: dict[str, Any], acme: Party) -> None:
     browser = signed_in("owner@example.com", **{str(acme.id): "owner"})
     form = {"name": "Acme", "tier": "standard", "cache_ttl_s": 60, "cache_hit_cost_per_million_tokens": "0"}

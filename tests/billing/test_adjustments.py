@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from billing import dashboard, tasks
 from billing.adjustments import _adjustments
+from billing.forgetting import forget_usage
 from billing.models import UsageRow
 from billing.partitions import make_partitions
+from billing.rollups import roll_up
 from catalog.corrections import Correction, find_correction
 from catalog.models import Price
 from core.clock import utc_now
 from core.ids import uuid7, uuid7_time
 from core.money import cost_nano
+from tenants.services import change_tenant
 from tests.conftest import Party
 
 CATALOG = "/api/v1/embedding-models/catalog"
@@ -207,6 +210,28 @@ def test_of_several_at_once_one_books(acme: Party, model: Any, correct: Any) -> 
     for rows in both:
         UsageRow.objects.bulk_create(rows, ignore_conflicts=True)
     assert adjustments(acme) == [(YESTERDAY.date(), 80)]
+
+
+def test_what_a_tenant_no_longer_keeps_is_not_adjusted_any_more(
+    acme: Party, globex: Party, model: Any, correct: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is what was adjusted of it taken back, however often and in whatever moment somebody looks again."""
+    day = (NOW - timedelta(days=70)).replace(hour=12)
+    for party in (acme, globex):
+        use(party, model, day)
+        use(party, model, day + timedelta(seconds=1))
+    first = correct("0.03", day - timedelta(days=1))
+    change_tenant(tenant_id=acme.id, settings={"retention_days": 62})
+    roll_up(now=NOW)
+    forget_usage(now=NOW, steps=1, rows_at_once=1)  # one of two
+    assert UsageRow.objects.filter(tenant_id=acme.id, source="api").count() == 1
+    tasks.adjust_for_correction(first.price_id)
+    forget_usage(now=NOW, steps=10)
+    tasks.adjust_for_correction(first.price_id)
+    assert adjustments(acme) == adjustments(globex) == [(day.date(), 160)]
+    correct("0.05", day - timedelta(days=1))
+    assert (len(adjustments(acme)), len(adjustments(globex))) == (1, 2)
+    assert "1 tenants keep no requests of some days" in caplog.text
 
 
 def test_a_long_time_is_adjusted_in_several_tasks(

@@ -17,7 +17,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing import granting, idempotency, ledger, reconciling
+from billing import forgetting, granting, idempotency, ledger, reconciling
 from billing.loading import load_limits
 from billing.partitions import make_partitions
 from billing.services import add_limit, configure_model
@@ -96,6 +96,7 @@ def test_statements_keep_off_the_usage_table_or_find_by_index(full_year: None, a
     """One test, because the million rows take a while."""
     check_data_plane(acme, add_model)
     check_reconciling()
+    check_forgetting()
 
 
 def check_data_plane(acme: Party, add_model: Any) -> None:
@@ -129,3 +130,23 @@ def check_reconciling() -> None:
     assert [node["Relation Name"] for node in found] == ["billing_usagerow_2030_07"]
     assert all("Index" in node["Node Type"] or "Bitmap" in node["Node Type"] for node in found)
     assert touched(reconciling._CLAIM) == {("Insert", "billing_usagerow")}
+
+
+def check_forgetting() -> None:
+    """Requests that are no longer kept are found by the index of one month, and their calls by theirs."""
+    tenant, moment = UUID(int=7), datetime(2030, 7, 9, 12, tzinfo=UTC)
+    words = {"tenant": tenant, "since": moment, "until": moment + timedelta(days=20), "most": 5_000}
+    calls = {"calls_since": moment - timedelta(days=1), "calls_until": moment + timedelta(days=21)}
+    oldest = scans(forgetting._OLDEST, {"tenant": tenant, "until": moment})
+    found = scans(forgetting._FORGET, words | calls)
+    assert {kind for kind, _ in oldest} <= {"Index Scan", "Index Only Scan"}
+    assert {name for _, name in found if name.startswith("billing_usagerow_")} == {"billing_usagerow_2030_07"}
+    assert {kind for kind, _ in found} <= {"Tid Scan", "Index Scan", "Bitmap Heap Scan"}
+
+
+def scans(statement: str, words: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """How a statement finds the rows of which relation."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", words)
+        found = [node for node in nodes(cursor.fetchone()[0][0]["Plan"]) if "Relation Name" in node]
+    return {(node["Node Type"], node["Relation Name"]) for node in found if node["Node Type"] != "ModifyTable"}

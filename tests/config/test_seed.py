@@ -49,8 +49,8 @@ def test_a_new_platform_can_be_used_at_once(as_key: Any) -> None:
     ]
     assert said["model"] == available_models()[0].identifier
     assert said["tenant_id"] == str(Tenant.objects.get().id)
-    tasks = {"make_usage_partitions", "forget_claims", "adjust_for_corrections"}
-    assert PeriodicTask.objects.filter(task__in=[f"billing.tasks.{each}" for each in tasks], enabled=True).count() == 3
+    tasks = {"make_usage_partitions", "forget_claims", "forget_usage", "adjust_for_corrections"}
+    assert PeriodicTask.objects.filter(task__in=[f"billing.tasks.{each}" for each in tasks], enabled=True).count() == 4
     minutes = dict(PeriodicTask.objects.exclude(interval=None).values_list("task", "interval__every"))
     assert minutes == {
         "alerts.tasks.deliver_due": 1,

@@ -36,6 +36,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "billing.tasks.check_limits": (NOTHING, ALL),
     "billing.tasks.check_provider_excess": (NOTHING, PLATFORMS),
     "billing.tasks.forget_claims": (NOTHING, ALL),
+    "billing.tasks.forget_usage": (NOTHING, ALL),
     "billing.tasks.look_at_sunsets": (NOTHING, ALL),
     "billing.tasks.make_usage_partitions": (NOTHING, PLATFORMS),
     "billing.tasks.reconcile_limits": (NOTHING, ALL),

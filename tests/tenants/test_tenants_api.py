@@ -9,9 +9,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from audit.models import AuditEvent
 from core.changes import Change
 from tenants.loading import load_tenant
 from tenants.models import Tenant
+from tenants.selectors import retentions
 from tests.conftest import Party, make_party
 
 TENANTS = "/api/v1/tenants"
@@ -53,6 +55,9 @@ def test_bad_input_is_named(change: dict[str, str], status: int, field: str, ope
         ({"settings": {"cache_enabled": 1}}, "settings"),
         ({"settings": {"fallback": "elsewhere"}}, "settings"),
         ({"settings": {"cache_ttl_s": 0}}, "settings"),
+        ({"settings": {"retention_days": 61}}, "settings"),
+        ({"settings": {"retention_days": 3651}}, "settings"),
+        ({"settings": {"retention_days": "90"}}, "settings"),
         ({"settings": {"cache_ttl_s": 31 * 24 * 3600}}, "settings"),
         ({"settings": {"cache_ttl_s": 1.5}}, "settings"),
         ({"settings": {"cache_hit_cost_per_million_tokens": "-0.01"}}, "settings"),
@@ -68,7 +73,7 @@ def test_a_change_that_makes_no_sense_is_named(change: dict[str, Any], field: st
 
 
 def test_a_setting_that_makes_no_sense_is_named_itself(operator: Any, acme: Party) -> None:
-    for name, value in {"cache_ttl_s": 0, "cache_hit_cost_per_million_tokens": "-1"}.items():
+    for name, value in {"retention_days": 61, "cache_ttl_s": 0, "cache_hit_cost_per_million_tokens": "-1"}.items():
         answer = operator.patch(f"{TENANTS}/{acme.id}", {"settings": {name: value}})
         assert name in answer.json()["detail"]
 
@@ -85,6 +90,16 @@ def test_how_a_tenant_is_cached_reaches_the_data_plane(operator: Any, acme: Part
     changed = operator.patch(f"{TENANTS}/{acme.id}", {"settings": wish})
     assert changed.json()["settings"] == wish
     assert settings() == (False, 60, 2_000_000)
+
+
+def test_how_long_requests_are_kept_is_set_and_given_back(operator: Any, acme: Party) -> None:
+    def told(days: int | None) -> Any:
+        return operator.patch(f"{TENANTS}/{acme.id}", {"settings": {"retention_days": days}}).json()["settings"]
+
+    assert (told(62), retentions()) == ({"retention_days": 62}, {acme.id: 62})
+    assert (told(None), retentions()) == ({}, {})
+    rows = AuditEvent.objects.filter(tenant_id=acme.id, action="tenant.changed").order_by("created_at")
+    assert [each.after["settings"] for each in rows] == [{"retention_days": 62}, {}]
 
 
 def test_a_suspended_tenant_is_told_so_until_it_is_not(operator: Any, acme: Party) -> None:
