@@ -114,7 +114,7 @@ class Platform:
     workers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     worker: subprocess.Popen[bytes] | None = None
-    cage: Cage = field(default_factory=Cage)
+    cage: Cage = field(default_factory=Cage, repr=False)
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
