@@ -44,9 +44,35 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected is not looked at again and again for garbage."""
+    from core.collector import calm_collector
+
+    calm_collector()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _services is not None:
         _services.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files() -> Iterator[None]:
+    """Found once; each client of Django's would look for them again."""
+    from whitenoise.middleware import WhiteNoiseMiddleware
+
+    found: dict[str, Any] = {}
+    look = WhiteNoiseMiddleware.add_files_from_finders
+
+    def add(self: Any) -> None:
+        if not found:
+            look(self)
+            found.update(self.files)
+        self.files.update(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WhiteNoiseMiddleware, "add_files_from_finders", add)
+        yield
 
 
 @pytest.fixture(scope="session")

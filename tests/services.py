@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,7 @@ import psycopg
 from config.up.ports import free_port
 from config.up.postgres import SUPERUSER, THROWAWAY, EmbeddedPostgres
 from config.up.valkey import EmbeddedValkey
+from tests.fakes.certificates import DAY, LOOPBACK, Certificate
 
 PASSWORD = "throwaway"
 _OWNER = "quiver"
@@ -28,6 +30,8 @@ class Services:
         self._home = Path(tempfile.mkdtemp(prefix="quiver-tests-"))
         self._postgres = EmbeddedPostgres(self._home / "postgres", free_port(), PASSWORD, THROWAWAY)
         self._valkey = EmbeddedValkey(self._home / "valkey", free_port(), PASSWORD, durable=False)
+        # Nothing leaves this machine, and reading a system's 140 authorities for each vendor's client takes long.
+        self._authority = Certificate(self._home, LOOPBACK, ends=datetime.now(UTC) + DAY)
 
     def start(self) -> None:
         """Starts both and waits for them."""
@@ -50,6 +54,7 @@ class Services:
             "REDIS_URL": self._valkey.url(0),
             "CELERY_BROKER_URL": self._valkey.url(0),
             "QUIVER_ENCRYPTION_KEYS": "tests:" + base64.b64encode(bytes(32)).decode(),
+            "SSL_CERT_FILE": str(self._authority.path),
         }
 
     def stop(self) -> None:
