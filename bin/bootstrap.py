@@ -206,8 +206,8 @@ def _explain(error: OSError) -> str:
 
 
 def _test(arguments: list[str]) -> int:
-    # Stories that share a platform stand in one file: they stay in one process.
-    several = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    # Stories that share a platform stand in one file: they stay in one process. In which order is the tests' business.
+    several = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
     if not arguments:
         apart = [f"--ignore={path}" for path in ALONE]
         steps = {"pytest": ["pytest", *several, *apart], "pytest, alone": ["pytest", *ALONE]}

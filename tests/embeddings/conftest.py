@@ -9,7 +9,7 @@ import pytest
 from tests.scenarios.conftest import acme_key, platform, vendor  # noqa: F401  the same fixtures
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def acme(platform):  # noqa: F811
     """Id and all-embracing key of a tenant with two models, one of whose names has slashes."""
     tenant, key = platform.add_tenant("acme-of-the-door")
@@ -18,7 +18,7 @@ def acme(platform):  # noqa: F811
     return tenant, key
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mallory(platform):  # noqa: F811
     """The key of a tenant with every right of its own and no model."""
     return platform.add_tenant("mallory")[1]

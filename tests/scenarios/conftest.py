@@ -1,4 +1,5 @@
-"""One platform for all stories that only talk to it; those that break it have their own."""
+"""One platform for all stories that only talk to it; those that break it have their own. It ends with them: idle it
+still takes its share of a processor from other tests."""
 
 from __future__ import annotations
 
@@ -29,13 +30,13 @@ def no_midnight():
     eventually(lambda: f"{datetime.now(UTC):%H:%M}" not in ("23:57", "23:58", "23:59"), 190)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vendor():
     with FakeOpenAI() as fake:
         yield fake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory, vendor):
     # We are a load balancer as far as we say so: stories about who comes from where send `X-Forwarded-For`.
     with Platform(
@@ -47,7 +48,7 @@ def platform(tmp_path_factory, vendor):
         running.look_into_redis()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def acme_key(platform):
     """A tenant's key; its default is the fake's small model."""
     _, key = platform.add_tenant("acme-of-all-stories")  # "acme" is whom the examples of the API's schema set up
@@ -55,7 +56,7 @@ def acme_key(platform):
     return key
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def crowded(tmp_path_factory):
     """Three web workers and Celery's, leases that are short, and a vendor in a process of its own."""
     command = [sys.executable, "-m", "tests.fakes.openai"]
