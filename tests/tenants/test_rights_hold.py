@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from django.db.models import OuterRef, Subquery
 
 from core.clock import utc_now
 from core.errors import QuiverError
@@ -94,11 +95,12 @@ class World:
         self.look()
 
     def look(self) -> None:
-        """Reads all rows once: what somebody has before the next step."""
+        """Reads all rows once: what was made, and what somebody has before the next step."""
         rows = ApiKey.objects.filter(tenant_id=self.tenant).select_related("created_by").order_by("created_at", "id")
         self.rows = {row.id: row for row in rows}
-        self.roles = dict(Membership.objects.filter(tenant_id=self.tenant).values_list("user_id", "role"))
-        self.is_active = dict(User.objects.values_list("id", "is_active"))
+        role = Membership.objects.filter(tenant_id=self.tenant, user_id=OuterRef("id")).values("role")
+        people = User.objects.values_list("id", "is_active", Subquery(role))
+        self.roles = {user_id: role if is_active else None for user_id, is_active, role in people}
 
     def key(self) -> ApiKey:
         return self.dice.choice(list(self.rows.values()))
@@ -134,15 +136,14 @@ class World:
     def reach_of_person(self, user: User) -> Reach:
         if user.is_superuser:
             return ALL
-        role = self.roles.get(user.pk) if self.is_active[user.pk] else None
+        role = self.roles[user.pk]
         return replace(ALL, scopes=frozenset(OF_ROLES[role] if role else ()))
 
     def attempt(self) -> None:
         """One random step; what it yields must lie within what its actor had before. Refusals are what is hoped for."""
         step = self.dice.choices([self.mint, self.change, self.rotate, self.stir], [50, 35, 10, 5])[0]
-        with suppress(QuiverError):
+        with suppress(QuiverError):  # a refusal changed nothing
             step()
-            self.look()  # a refusal changed nothing
 
     def mint(self) -> None:
         actor, rights = self.actor(), self.rights()
@@ -186,6 +187,7 @@ class World:
                 lambda: revoke_key(key_id=self.key().id, tenant_id=self.tenant),
             ]
         )()
+        self.look()
 
     def asking(self, actor: Any) -> Any:
         if isinstance(actor, User):
@@ -199,8 +201,8 @@ class World:
         return of(row.scopes, row.models_allowed, row.networks, row.agent_id, row.expires_at, self.now)
 
     def check(self, row: ApiKey, had: Reach) -> None:
-        row = ApiKey.objects.get(id=row.id)
-        assert self.own(row) <= had
+        self.look()
+        assert self.own(self.rows[row.id]) <= had
         assert not had.is_nothing
         self.accepted += 1
 
