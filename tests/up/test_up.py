@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -36,6 +37,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
         up.close()
 
 
+@pytest.fixture(scope="module")
+def home_of_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that an `up` has made and left in good order."""
+    folder = tmp_path_factory.mktemp("before")
+    up = Up(folder / "home", free_port(), folder, "--workers", "1")
+    try:
+        up.quickstart()
+    finally:
+        up.close()
+    assert up.process.returncode == 0
+    return folder / "home"
+
+
+@pytest.fixture
+def used_home(home_of_before: Path, tmp_path: Path) -> None:
+    """What is told of a platform that runs needs no database made anew."""
+    shutil.copytree(home_of_before, tmp_path / "home")
+
+
 def family(quickstart: dict[str, Any]) -> list[int]:
     """All processes of a platform but its supervisor."""
     pids = quickstart["pids"]
@@ -66,6 +86,7 @@ def test_it_starts_tells_and_stops(start: Start, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("used_home")
 def test_data_and_credentials_outlive_a_restart(start: Start) -> None:
     first = start()
     before = first.quickstart()
@@ -80,6 +101,7 @@ def test_data_and_credentials_outlive_a_restart(start: Start) -> None:
         assert connection.execute("SELECT a FROM kept").fetchone() == (7,)
 
 
+@pytest.mark.usefixtures("used_home")
 def test_killed_it_leaves_nothing_and_starts_again_at_once(start: Start) -> None:
     up = start()
     members = family(up.quickstart())
@@ -90,6 +112,7 @@ def test_killed_it_leaves_nothing_and_starts_again_at_once(start: Start) -> None
     assert get(f"{again.quickstart()['base_url']}/readyz")[0] == 200
 
 
+@pytest.mark.usefixtures("used_home")
 @pytest.mark.parametrize("name", ["web", "worker", "beat", "postgres", "redis"])
 def test_a_child_that_dies_is_named_and_stops_the_rest(start: Start, name: str) -> None:
     up = start()
@@ -101,6 +124,7 @@ def test_a_child_that_dies_is_named_and_stops_the_rest(start: Start, name: str) 
     eventually(lambda: all_gone(members), 5)
 
 
+@pytest.mark.usefixtures("used_home")
 def test_a_killed_web_worker_comes_back_and_nothing_stops(start: Start) -> None:
     up = start()
     found = up.quickstart()
@@ -110,6 +134,7 @@ def test_a_killed_web_worker_comes_back_and_nothing_stops(start: Start) -> None:
     assert up.process.poll() is None
 
 
+@pytest.mark.usefixtures("used_home")
 def test_a_second_request_to_stop_hurries(start: Start) -> None:
     up = start()
     found = up.quickstart()
@@ -130,6 +155,7 @@ def test_a_second_one_on_the_same_home_is_told_who_has_it(start: Start) -> None:
     assert second.said.splitlines()[-1].endswith(f"is held by another `up`, process {first.process.pid}")
 
 
+@pytest.mark.usefixtures("used_home")
 def test_a_port_in_use_is_told(start: Start) -> None:
     first = start()
     port = first.quickstart()["base_url"].rpartition(":")[2]
