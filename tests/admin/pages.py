@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -9,7 +11,16 @@ from urllib.parse import urljoin, urlsplit
 from django.test import Client
 from django.urls import reverse
 
-_SEEN_BY_BROWSERS = ("href", "action", "data-ajax--url", "data-poll")
+_SEEN_BY_BROWSERS = re.compile(
+    r"""\s(?:href|action|data-ajax--url|data-poll)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
+)
+
+
+def links_of(url: str, text: str) -> set[str]:
+    """The addresses below /admin/ that a page names in its tags."""
+    found = {html.unescape("".join(each)) for each in _SEEN_BY_BROWSERS.findall(text)}
+    targets = [urlsplit(urljoin(url, each)) for each in found]
+    return {each._replace(fragment="").geturl() for each in targets if each.path.startswith("/admin/")}
 
 
 class Page(HTMLParser):
@@ -18,15 +29,13 @@ class Page(HTMLParser):
     def __init__(self, url: str, text: str) -> None:
         super().__init__()
         self.url, self.text = url, text
-        self.links: set[str] = set()
+        self.links = links_of(url, text)
         self.fields: dict[str, Any] = {}
         self._select = self._area = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         has = {name: value or "" for name, value in attrs}
-        targets = [urlsplit(urljoin(self.url, has[name])) for name in _SEEN_BY_BROWSERS if name in has]
-        self.links |= {each._replace(fragment="").geturl() for each in targets if each.path.startswith("/admin/")}
         {"form": self._form, "input": self._input, "textarea": self._text, "select": self._choice}.get(
             tag, self._option if tag == "option" else lambda has: None
         )(has)
