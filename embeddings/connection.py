@@ -192,6 +192,9 @@ class Connection:
             self._sockets.count("in", "invalid")
             await self.send(refused.answer)
             return
+        if asked is None:
+            self._sockets.count("in", "pong")
+            return
         self._sockets.count("in", asked.method.name)
         running = Running(self, asked, now)
         if verdict is Verdict.REFUSE:

@@ -19,6 +19,7 @@ MOST_FRAME = HEADER.size + MOST_PAYLOAD
 MOST_INFLATED = 16 * 1024 * 1024
 LEAST_DEFLATED = 1024  # what is smaller is sent as it is, also to those who take zlib
 ZLIB, BATCH = 1, 4  # flags
+PONG = 9  # the one method that is an answer; a client may send it unasked
 _FLAGS = ZLIB | BATCH
 
 
@@ -60,7 +61,7 @@ def read(data: bytes) -> Frame:
         raise BadFrame(f"A binary frame begins with {MAGIC:#010x}, not {magic:#010x}.")
     if version != VERSION:
         raise BadFrame(f"Version {version} of frames is not spoken here; send {VERSION}.", sequence=sequence)
-    if kind not in (Type.REQUEST, Type.BATCH):
+    if kind not in (Type.REQUEST, Type.BATCH) and (kind, method) != (Type.RESPONSE, PONG):
         raise BadFrame(f"A client sends frames of type 0 or 6, not {kind}.", sequence=sequence)
     if flags & ~_FLAGS:
         raise BadFrame(f"Flags {flags:#06x}: only 1 (zlib) and 4 (batch) are known.", sequence=sequence)

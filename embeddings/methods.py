@@ -17,8 +17,6 @@ from embeddings.messages import Params
 from tenants.scopes import Scope, allows
 from tenants.snapshots import KeyGrant
 
-PONG = 9
-
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -88,7 +86,7 @@ _TABLE = (
     Method(
         "embedding.cancel",
         messages.Cancel,
-        "Gives a request up by its id; what was sent to a provider is paid for, and cached.",
+        "Gives a request up by its id or sequence; what was sent to a provider is paid for, and cached.",
         "{id, cancelled}",
     ),
     Method(

@@ -14,8 +14,8 @@ import orjson
 from core import errors
 from core.errors import QuiverError
 from embeddings import frames
-from embeddings.frames import BadFrame, Type
-from embeddings.methods import BY_NUMBER, METHODS, PONG, Method
+from embeddings.frames import PONG, BadFrame, Type
+from embeddings.methods import BY_NUMBER, METHODS, Method
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL = -32700, -32600, -32601, -32602, -32603
 UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, CONFLICT = -32001, -32003, -32004, -32009
@@ -88,8 +88,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
 
-def read(data: str | bytes) -> Asked:
-    """Raises `Refused`."""
+def read(data: str | bytes) -> Asked | None:
+    """None: a pong, which asks for nothing. Raises `Refused`."""
     return _read_text(data) if isinstance(data, str) else _read_binary(data)
 
 
@@ -106,12 +106,14 @@ def _read_text(text: str) -> Asked:
     return Asked(method, envelope.params, envelope.id)
 
 
-def _read_binary(data: bytes) -> Asked:
+def _read_binary(data: bytes) -> Asked | None:
     try:
         frame = frames.read(data)
     except BadFrame as bad:
         code = TOO_LARGE if bad.is_too_large else INVALID_REQUEST
         raise _refused_binary(bad.sequence, 0, code, bad.message) from None
+    if frame.method == PONG:
+        return None
     method = BY_NUMBER.get(frame.method)
     if method is None:
         raise _refused_binary(frame.sequence, frame.method, METHOD_NOT_FOUND, f"There is no method {frame.method}.")

@@ -69,7 +69,9 @@ class EmbeddingMethods:
 
     async def _cancel(self, running: Running, params: messages.Cancel) -> Reply:
         connection, asked = running.connection, running.asked
-        found = connection.in_flight.get((asked.is_binary, params.id))
+        # It always comes as text, also of what was asked in a binary frame: the sequence is the id then.
+        in_flight = connection.in_flight
+        found = in_flight.get((False, params.id)) or in_flight.get((True, params.id))
         was_there = found is not None and await connection.give_up(found)
         return rpc.result(asked, {"id": params.id, "cancelled": was_there})
 

@@ -23,7 +23,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "sockets.md"
 def is_read_or_refused(data: bytes) -> bool:
     """Anything else is raised."""
     try:
-        return bool(rpc.read(data).method)
+        asked = rpc.read(data)
+        return asked is None or bool(asked.method)
     except rpc.Refused as refused:
         return Reply(refused.answer).type == Type.ERROR
 

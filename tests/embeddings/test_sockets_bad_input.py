@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from embeddings import frames
-from tests.embeddings.agents import GENERATE, HEADER, MAGIC, REGISTER, Agent, Refused, frame
+from tests.embeddings.agents import GENERATE, HEADER, MAGIC, PONG, REGISTER, Agent, Refused, frame
 from tests.embeddings.raw_sockets import BYTES, RawSocket
 from tests.scenarios.platform import Platform
 from tests.up.processes import eventually
@@ -77,6 +77,14 @@ async def test_a_malformed_binary_frame_is_answered_and_the_socket_stays(platfor
         found = await agent.raw(data)
         assert (found.type, found.sequence, found.body["code"]) == (frames.Type.ERROR, sequence, code)
         assert await agent.call("ping")
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["request", "response"])
+async def test_a_pong_is_taken_and_not_answered(platform, acme, kind):
+    async with Agent(platform.port, acme[1]) as agent:
+        await agent.wire.send(frame(PONG, {}, type=kind))
+        assert await agent.call("ping")
+        assert agent.stray == []
 
 
 @pytest.mark.parametrize(
@@ -197,6 +205,16 @@ async def test_what_is_given_up_is_answered_at_once_and_charged_once(platform, d
         assert (again["quiver"]["cached"], again["usage"]["total_tokens"]) == (1, 0)
         assert sorted(platform.rows(rows))[0][1] == 0
         assert len([each for each in platform.rows(rows) if each[1] > 0]) == 1
+
+
+async def test_what_was_asked_in_a_binary_frame_is_given_up_by_its_sequence(platform, acme, dawdling):
+    async with Agent(platform.port, acme[1]) as agent:
+        asked = agent.ask_binary(GENERATE, {"input": "dawdle in bytes", "dimensions": 8}, sequence=77)
+        assert await agent.call("ping")
+        assert await agent.call("embedding.cancel", id_=77) == {"id": 77, "cancelled": True}
+        with pytest.raises(Refused) as caught:
+            await asyncio.wait_for(asked, 1)
+        assert (caught.value.code, caught.value.data) == (-32014, {"code": "cancelled"})
 
 
 async def test_an_unknown_path_is_no_socket(platform, acme):
