@@ -45,6 +45,7 @@ TOO_BIG, RESTART = 1009, 1012
 HEAVY_BYTES = 262_144  # bytes; about a millisecond of reading
 _HEAVY_ZLIB = 256  # zlib inflates a thousandfold
 _MOST_SHORT = 65_536  # bytes of what is no text to embed; metadata has up to 16 KiB
+_MOST_HELD = 64 * 1024 * 1024  # bytes, beside what 32 small answers may have
 _GOODBYE_S = 1.0  # for the last words to one that is closed
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -73,7 +74,7 @@ class Notice:
 class Running:
     """One request that is being answered."""
 
-    __slots__ = ("asked", "connection", "is_answered", "key", "request_id", "snapshot", "started")
+    __slots__ = ("asked", "connection", "held", "is_answered", "key", "request_id", "snapshot", "started")
 
     def __init__(self, connection: Connection, asked: Asked, started: float) -> None:
         self.connection = connection
@@ -81,6 +82,7 @@ class Running:
         self.started = started
         self.is_answered = not asked.wants_answer
         self.request_id = ""
+        self.held = 0  # bytes of a large answer
         self.key: KeyGrant
         self.snapshot: TenantSnapshot
 
@@ -103,6 +105,7 @@ class Connection:
         "agent_id",
         "digest",
         "heard_at",
+        "held",
         "id",
         "in_flight",
         "is_closed",
@@ -136,6 +139,7 @@ class Connection:
         self.last_told: EventId | None = None  # when it registered, until it subscribes
         self.in_flight: dict[object, Running] = {}
         self.replying = 0
+        self.held = 0  # bytes of large answers that are under way, or not taken yet
         self.outbox: Outbox[Notice | Reply] = Outbox(sockets.bounds.notifications)
         self.speaks_binary = False  # notices go out as the agent has registered
         self.is_closing = False  # nothing that comes is read any more
@@ -225,6 +229,16 @@ class Connection:
             return errors.Conflict(f"A request with the id {asked.id!r} is in flight.", param="id")
         return None
 
+    def hold(self, running: Running, size: int) -> None:
+        """Room for a large answer of this size until it is taken; for one alone always. Raises `RateLimitExceeded`."""
+        more = max(0, size - running.held)
+        if self.held > running.held and self.held + more > _MOST_HELD:
+            raise errors.RateLimitExceeded(
+                "As many large answers as may be are under way on this connection; read one.", retry_after=1
+            )
+        self.held += more
+        running.held += more
+
     async def _refuse(self, running: Running, error: QuiverError) -> None:
         if running.asked.wants_answer:
             await self.send(rpc.failure(running.asked, error), method=running.asked.method)
@@ -248,6 +262,7 @@ class Connection:
         if not running.is_answered:
             running.is_answered = True
             await self._reply(reply, asked.method)
+        self.held -= running.held
 
     async def _answer(self, running: Running) -> Reply:
         asked = running.asked

@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from core.errors import InvalidRequest, QuiverError, UnknownField
-from embeddings.requests import Body, Strategy
+from embeddings.requests import MAX_ITEMS, Body, Strategy
 from tenants.settings import Fallback
 
 Encoding = Literal["float", "base64", "binary"]
 Status = Literal["available", "busy", "offline"]
 Topic = Literal["models", "quotas", "budgets", "breakers", "alerts"]
 TOPICS: tuple[Topic, ...] = ("models", "quotas", "budgets", "breakers", "alerts")
-MOST_BATCH_ITEMS = 256
+MOST_BATCH_ITEMS = MAX_ITEMS
 
 _Word = Annotated[str, msgspec.Meta(max_length=200)]
 _Short = Annotated[str, msgspec.Meta(max_length=100)]

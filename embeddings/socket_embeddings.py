@@ -1,7 +1,7 @@
 """Texts to vectors on a socket: `embedding.*` on the same gateway as HTTP, taking turns with the other agents.
 
-Owns how a request of a socket becomes one of the gateway's, in which form its vectors go back, batches, and cancelling.
-An answer carries at most 4 MiB of vectors, whatever their form.
+Owns how a request of a socket becomes one of the gateway's, in which form its vectors go back and how many at a time,
+batches, and cancelling. A binary answer has at most 4 MiB; one in text as many vectors as over HTTP.
 
 Failure: no turn before the deadline → as a provider that does not answer in time; nothing was sent. What is given up
 before its turn costs nothing; what the gateway has begun goes on, is charged once and cached (`gateway.py`).
@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -34,9 +34,13 @@ from embeddings.requests import EmbeddingRequest
 from embeddings.turns import Turns
 from providers.heavy import off_loop
 
+R = TypeVar("R")
+
 log = logging.getLogger(__name__)
 
-MOST_VECTOR_BYTES = frames.MOST_PAYLOAD - 64 * 1024  # the rest is for what is said beside them
+# Bytes of vectors in one answer, as float32. Of a binary one the rest is for what is said beside them.
+MOST_PACKED = frames.MOST_PAYLOAD - 64 * 1024
+MOST_WRITTEN = 32 * 1024 * 1024  # 2,048 texts of 4,096 dimensions
 _WIDEST = 65_536  # no model's vectors are wider
 
 
@@ -59,9 +63,10 @@ class EmbeddingMethods:
     async def _generate(self, running: Running, params: messages.Generate) -> Reply:
         call = self._call(running, params)
         running.request_id = call.request_id
-        answer = await self._embed(running, params, call)
-        _check_size(answer)
-        return await self._framed(running, answer, params.encoding)
+        form = _Form(running, params.encoding)
+        answer = await self._embed(running, params, call, form)
+        form.check_size(answer)
+        return await _off_loop_if(form.is_heavy(answer), partial(form.frame, answer))
 
     async def _estimate(self, running: Running, params: messages.Generate) -> Reply:
         call = self._call(running, params)
@@ -81,21 +86,29 @@ class EmbeddingMethods:
             twice = next(each for each in ids if ids.count(each) > 1)
             raise errors.InvalidRequest(f"The id {twice!r} stands twice.", param="items")
         form = _Form(running, params.encoding)
-        batch = _Batch(running, len(ids))
-        found = await asyncio.gather(*(self._item(running, item, form, batch) for item in params.items))
-        running.connection.outbox.forget(batch.name)
+        batch = _Batch(running, form, len(ids))
+        found: list[dict[str, Any]] = [{}] * len(ids)
+        waiting = iter(enumerate(params.items))
+
+        async def work() -> None:
+            for number, item in waiting:
+                found[number] = await self._item(running, item, form, batch)
+
+        # No more at a time than the agent has turns: thousands that wait would be a task each.
+        await asyncio.gather(*(work() for _ in range(min(len(ids), self._turns.most_per_agent))))
+        await batch.end()
         told = {"items": found, "completed": batch.completed, "failed": batch.failed}
-        if form.is_packed:
-            return await _off_loop_if(batch.size > answers.HEAVY_FLOATS, partial(rpc.packed, running.asked, told))
-        return await _off_loop_if(batch.size > answers.HEAVY_FLOATS, partial(_written_batch, running.asked, told))
+        write = partial(rpc.packed, running.asked, told) if form.is_packed else partial(_written, running.asked, told)
+        return await _off_loop_if(batch.size > answers.HEAVY_FLOATS, write)
 
     async def _item(self, running: Running, item: messages.BatchItem, form: _Form, batch: _Batch) -> dict[str, Any]:
         """The answer of one of a batch: what fails, fails alone."""
         shown: dict[str, Any] = {"id": item.id}
         try:
-            answer = await self._embed(running, item, self._call(running, item))
+            answer = await self._embed(running, item, self._call(running, item), form)
             batch.take(answer)
-            shown["result"] = form.of(answer, item.encoding)
+            write = partial(form.of, answer, item.encoding)
+            shown["result"] = await _off_loop_if(form.is_heavy(answer, item.encoding), write)
             batch.completed += 1
         except QuiverError as error:
             shown["error"] = rpc.error_of(error)
@@ -108,7 +121,7 @@ class EmbeddingMethods:
         return shown
 
     def _call(self, running: Running, params: messages.Generate) -> Call:
-        created_ms, started = unix_ms(), time.monotonic()
+        created_ms, started = unix_ms(), running.started  # of a batch, all have the same time
         within_s = self._deadline_s if params.timeout_ms is None else min(self._deadline_s, params.timeout_ms / 1000)
         return Call(
             uuid7_text(created_ms),
@@ -120,11 +133,11 @@ class EmbeddingMethods:
             running.connection.agent_id or running.key.agent_id,
         )
 
-    async def _embed(self, running: Running, params: messages.Generate, call: Call) -> Answer:
+    async def _embed(self, running: Running, params: messages.Generate, call: Call, form: _Form) -> Answer:
         check = partial(requests.checked, params.body())
         is_heavy = memoryview(running.asked.params).nbytes > HEAVY_BYTES
         request: EmbeddingRequest = await off_loop(check) if is_heavy else check()
-        _check_room(request, call, _bytes_each(running, params.encoding))
+        form.make_room(request, call, params.encoding)
         who = (call.snapshot.config.tenant_id, call.agent_id or running.connection.id)
         if not self._turns.try_now(who) and not await self._turns.wait(who, within_s=call.deadline - time.monotonic()):
             raise errors.ProviderTimeout("The deadline passed before it was this agent's turn.")
@@ -135,20 +148,50 @@ class EmbeddingMethods:
         finally:
             self._turns.done(who)
 
-    async def _framed(self, running: Running, answer: Answer, encoding: Encoding | None) -> Reply:
-        form = _Form(running, encoding)
-        is_heavy = answer.vectors.size > (answers.HEAVY_FLOATS if form.default == "float" else answers.HEAVY_BASE64)
-        return await _off_loop_if(is_heavy, partial(form.frame, answer))
-
 
 class _Form:
-    """In which form the vectors of one request go back."""
+    """In which form the vectors of one request go back, and how many can."""
 
     def __init__(self, running: Running, encoding: Encoding | None) -> None:
+        self._running = running
         self._asked = running.asked
         self.default: Encoding = encoding or ("binary" if running.asked.is_binary else "float")
         # Bytes do not fit into text: vectors as bytes make the whole answer a binary frame.
         self.is_packed = running.asked.is_binary or self.default == "binary"
+        self.most = MOST_PACKED if self.is_packed else MOST_WRITTEN
+
+    def is_heavy(self, answer: Answer, own: Encoding | None = None) -> bool:
+        """Whether it takes more than about a millisecond to write."""
+        encoding = own or self.default
+        return answer.vectors.size > (answers.HEAVY_FLOATS if encoding == "float" else answers.HEAVY_BASE64)
+
+    def make_room(self, request: EmbeddingRequest, call: Call, own: Encoding | None) -> None:
+        """Refuses what could not be told, or would lie here with too much that is not read, before it is paid for."""
+        each = {"binary": 4, "base64": 6, "float": 9}[own or self.default] if self.is_packed else 4
+        if request.items * _WIDEST * each <= MOST_PACKED:
+            return
+        width = request.dimensions
+        if width is None:
+            found = call.snapshot.choices
+            named = [c for c in found if request.model in (c.deployment.name, c.deployment.identifier)]
+            width = max((c.deployment.dimensions for c in named or found if c.configured.is_enabled), default=0)
+        size = request.items * width * each
+        if size > self.most:
+            raise errors.RequestTooLarge(
+                f"At most {self.most // (each * width)} vectors of {width} dimensions fit into one answer in this "
+                "encoding.",
+                param="input",
+            )
+        if size > MOST_PACKED:
+            self._running.connection.hold(self._running, size)
+
+    def check_size(self, answer: Answer) -> None:
+        if answer.vectors.size * 4 > self.most:
+            raise errors.RequestTooLarge(
+                f"At most {self.most // (4 * answer.dimensions)} vectors of {answer.dimensions} dimensions fit into "
+                "one answer; ask for fewer at a time. These are cached.",
+                param="input",
+            )
 
     def frame(self, answer: Answer) -> Reply:
         if self.is_packed:
@@ -170,63 +213,41 @@ class _Form:
 class _Batch:
     """How far a batch is, for who waits for it."""
 
-    def __init__(self, running: Running, total: int) -> None:
+    def __init__(self, running: Running, form: _Form, total: int) -> None:
         self._running = running
+        self._form = form
         self._total = total
-        self.name = ("progress", running.asked.name)
+        self._name = ("progress", running.asked.name)
+        self._last: str | int = 0
         self.completed = self.failed = self.size = 0
 
     def take(self, answer: Answer) -> None:
         """Raises `RequestTooLarge` where the answer would not hold this one as well."""
         size = answer.vectors.size
-        if (self.size + size) * 4 > MOST_VECTOR_BYTES:
+        if (self.size + size) * 4 > self._form.most:
             raise errors.RequestTooLarge(
                 "The answer of this batch is full; ask for this one again, it is cached.", param="items"
             )
+        self._running.connection.hold(self._running, (self.size + size) * 4)
         self.size += size
 
     def tell(self, item: str | int) -> None:
         """Of what is told and not taken yet only the newest stays."""
+        self._last = item
+        if not self._running.is_answered and self.completed + self.failed < self._total:
+            self._running.connection.notify(self._progress(), name=self._name)
+
+    async def end(self) -> None:
+        """The last word is sent and waited for, ahead of the result: what waits in the outbox may be dropped."""
+        connection = self._running.connection
+        connection.outbox.forget(self._name)
+        if not self._running.is_answered:
+            await connection.send(self._progress())
+
+    def _progress(self) -> Reply:
         asked = self._running.asked
-        if self._running.is_answered or not asked.wants_answer:
-            return
         far = {"completed": self.completed, "failed": self.failed, "total": self._total}
-        if self.completed + self.failed < self._total:  # the last one is told by the result
-            self._running.connection.notify(rpc.progress(asked, {"id": asked.id, "item": item, **far}), name=self.name)
-
-
-def _bytes_each(running: Running, encoding: Encoding | None) -> int:
-    """How much one figure of a vector takes in the answer; text has no such bound but the vectors' own."""
-    if not running.asked.is_binary or encoding in (None, "binary"):
-        return 4
-    return 9 if encoding == "float" else 6
-
-
-def _check_room(request: EmbeddingRequest, call: Call, bytes_each: int) -> None:
-    """Refuses what could not be told, before anybody is paid for it."""
-    if request.items * _WIDEST * bytes_each <= MOST_VECTOR_BYTES:
-        return
-    width = request.dimensions
-    if width is None:
-        found = call.snapshot.choices
-        named = [each for each in found if request.model in (each.deployment.name, each.deployment.identifier)]
-        width = max((c.deployment.dimensions for c in named or found if c.configured.is_enabled), default=0)
-    if request.items * width * bytes_each > MOST_VECTOR_BYTES:
-        raise errors.RequestTooLarge(
-            f"At most {MOST_VECTOR_BYTES // (bytes_each * width)} vectors of {width} dimensions fit into one answer "
-            "in this encoding.",
-            param="input",
-        )
-
-
-def _check_size(answer: Answer) -> None:
-    if answer.vectors.size * 4 > MOST_VECTOR_BYTES:
-        most = MOST_VECTOR_BYTES // (4 * answer.dimensions)
-        raise errors.RequestTooLarge(
-            f"At most {most} vectors of {answer.dimensions} dimensions fit into one answer; ask for fewer at a time. "
-            "These are cached.",
-            param="input",
-        )
+        return rpc.progress(asked, {"id": asked.id, "item": self._last, **far})
 
 
 def _about(answer: Answer) -> dict[str, Any]:
@@ -246,10 +267,9 @@ def _shown(index: int, row: Any, encoding: Encoding) -> dict[str, Any]:
     return {"index": index, "embedding": pybase64.b64encode(flat).decode() if encoding == "base64" else flat.tolist()}
 
 
-def _written_batch(asked: rpc.Asked, told: Mapping[str, Any]) -> Reply:
+def _written(asked: rpc.Asked, told: Mapping[str, Any]) -> Reply:
     return rpc.written(asked, orjson.dumps(told))
 
 
-async def _off_loop_if(is_heavy: bool, write: Any) -> Reply:
-    found: Reply = await off_loop(write) if is_heavy else write()
-    return found
+async def _off_loop_if(is_heavy: bool, write: Callable[[], R]) -> R:
+    return await off_loop(write) if is_heavy else write()

@@ -18,7 +18,7 @@ Who = tuple[UUID, str]  # tenant, agent (or a socket that is none)
 class Turns:
     def __init__(self, *, most: int, most_per_agent: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
-        self._most_per_agent = most_per_agent
+        self.most_per_agent = most_per_agent
         self._clock = clock
         self._running = 0
         self._by_agent: dict[Who, int] = {}
@@ -28,7 +28,7 @@ class Turns:
     def try_now(self, who: Who) -> bool:
         """Takes a turn if nobody must wait; give it back with `done`."""
         running = self._by_agent.get(who, 0)
-        if self._running >= self._most or running >= self._most_per_agent or self._waits(who):
+        if self._running >= self._most or running >= self.most_per_agent or self._waits(who):
             return False
         self._running += 1
         self._by_agent[who] = running + 1
@@ -81,7 +81,7 @@ class Turns:
                 while queue and queue[0].future.done():  # has given up
                     queue.popleft()
                 running = self._by_agent.get((tenant, agent), 0)
-                if queue and running >= self._most_per_agent:
+                if queue and running >= self.most_per_agent:
                     continue
                 del agents[agent]
                 if not queue:

@@ -129,6 +129,31 @@ async def test_answers_that_are_not_taken_count_among_the_requests_in_flight():
     assert reader.answers == {"a": {"done": True}, "b": {"done": True}, "c": -32011}
 
 
+async def test_large_answers_that_are_not_taken_have_a_bound_and_one_alone_has_room():
+    reader = Reader()
+    sockets, connection, _ = authenticated(reader)
+
+    async def answer(running: Any, params: Any) -> Any:
+        connection.hold(running, params.dimensions * 2**20)
+        return rpc.result(running.asked, {"done": True})
+
+    sockets.handlers = {"embedding.generate": answer}
+    for id, megabytes in (("a", 100), ("b", 1)):
+        await connection.take(asking("embedding.generate", id, {"input": "a", "dimensions": megabytes}))
+    await until(lambda: connection.replying == 2)
+    assert connection.held == 100 * 2**20
+    reader.is_open.set()
+    await until(lambda: connection.under_way == connection.held == 0)
+    for id, megabytes in (("c", 40), ("d", 40)):
+        reader.is_open.clear()
+        await connection.take(asking("embedding.generate", id, {"input": "a", "dimensions": megabytes}))
+    await until(lambda: connection.replying == 2)
+    reader.is_open.set()
+    await until(lambda: sockets.statistics()["tasks"] == 0)
+    assert reader.answers == {"a": {"done": True}, "b": -32011, "c": {"done": True}, "d": -32011}
+    assert connection.held == 0
+
+
 async def test_the_last_word_comes_before_the_close_and_nothing_after_it():
     reader = Reader()
     reader.is_open.set()

@@ -139,10 +139,9 @@ async def test_what_is_too_big_is_closed_with_1009(platform, acme, data):
 
 async def test_an_answer_that_fits_into_no_frame_is_refused_before_it_is_paid_for(platform, acme):
     async with Agent(platform.port, acme[1]) as agent:
+        params = {"input": [f"text {n}" for n in range(2000)], "model": "text-embedding-3-small"}
         with pytest.raises(Refused) as caught:
-            await agent.call(
-                "embedding.generate", input=[f"text {n}" for n in range(2000)], model="text-embedding-3-small"
-            )
+            await agent.call_binary(GENERATE, params)
         assert (caught.value.code, caught.value.data["code"]) == (-32015, "request_too_large")
 
 
