@@ -1,8 +1,10 @@
 """uvicorn's WebSocket protocol on `websockets`, with short ways to read a frame, to wait for a message and to send one.
 
-Owns these three. Everything else (the handshake, fragments, pings, closing) is the library's: what is wrong raises its
-errors, and it closes as RFC 6455 says. Its own ways make three objects for a frame and wait for two things at once for
-each message, which cost about as much as all that is ours in a `ping`.
+Owns these three, and when the client last sent a frame, pings and pieces of messages among them. Its pongs to our own
+pings are its library's word, not its own: they keep the connection, and are no sign of an agent. Everything else (the
+handshake, fragments, pings, closing) is the library's: what is wrong raises its errors, and it closes as RFC 6455 says.
+Its own ways make three objects for a frame and wait for two things at once for each message, which cost about as much
+as all that is ours in a `ping`.
 
 Rests on `websockets.legacy` from within, so `requirements.txt` pins it, and tests go through RFC 6455 octet by octet.
 """
@@ -10,6 +12,7 @@ Rests on `websockets.legacy` from within, so `requirements.txt` pins it, and tes
 from __future__ import annotations
 
 import asyncio
+import time
 from struct import Struct
 from typing import Any
 
@@ -18,6 +21,8 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Opcode, apply_mask
 from websockets.legacy.framing import Frame
 from websockets.protocol import State
+
+from embeddings.pacing import HEARD
 
 _OPCODES = {int(each): each for each in Opcode}
 _FIN, _RESERVED, _OPCODE, _MASKED, _SIZE = 0x80, 0x70, 0x0F, 0x80, 0x7F
@@ -28,6 +33,12 @@ _HEAD_SHORT, _HEAD_LONG = Struct("!BBH"), Struct("!BBQ")
 
 class SocketProtocol(WebSocketProtocol):
     """To be given to uvicorn as its `ws` implementation; its extensions must be off."""
+
+    heard_at = 0.0  # monotonic
+
+    async def run_asgi(self) -> None:
+        self.scope[HEARD] = lambda: self.heard_at  # type: ignore[literal-required]
+        await super().run_asgi()
 
     def connection_open(self) -> None:
         super().connection_open()
@@ -72,7 +83,10 @@ class SocketProtocol(WebSocketProtocol):
         if max_size is not None and size > max_size:
             raise PayloadTooBig(size, max_size)
         masked = await read(4 + size)
-        return Frame(first >= _FIN, opcode, apply_mask(masked[4:], masked[:4]))
+        data = apply_mask(masked[4:], masked[:4])
+        if opcode is not Opcode.PONG or data not in self.pings:
+            self.heard_at = time.monotonic()
+        return Frame(first >= _FIN, opcode, data)
 
     async def send(self, message: str | bytes) -> None:  # type: ignore[override]
         """One frame. Raises `ConnectionClosed`; waits for a slow reader."""

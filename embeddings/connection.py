@@ -97,6 +97,7 @@ Handler = Callable[[Running, Any], Awaitable[Reply]]
 
 class Connection:
     __slots__ = (
+        "_heard",
         "_pace",
         "_send",
         "_sockets",
@@ -121,10 +122,13 @@ class Connection:
         "topics",
     )
 
-    def __init__(self, sockets: Sockets, send: Send, address: str, id: str) -> None:
+    def __init__(
+        self, sockets: Sockets, send: Send, address: str, id: str, heard: Callable[[], float] | None = None
+    ) -> None:
         now = time.monotonic()
         self._sockets = sockets
         self._send = send
+        self._heard = heard
         self._pace = Pace(sockets.bounds, now)
         self._writer: asyncio.Task[None] | None = None
         self.id = id
@@ -149,6 +153,10 @@ class Connection:
     def under_way(self) -> int:
         """Requests that have no answer yet, and answers that the reader has not taken."""
         return len(self.in_flight) + self.replying
+
+    @property
+    def last_heard(self) -> float:
+        return self.heard_at if self._heard is None else max(self.heard_at, self._heard())
 
     # Who it is
 

@@ -18,6 +18,7 @@ from channels.exceptions import StopConsumer
 from core import errors
 from core.errors import InvalidApiKey, QuiverError
 from embeddings.connection import RESTART, UNAUTHENTICATED, Connection
+from embeddings.pacing import HEARD
 from embeddings.sockets import Sockets
 from tenants.admission import key_text
 
@@ -36,7 +37,7 @@ class AgentConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self.scope = scope
         self.base_send = send
         sockets: Sockets = scope[SOCKETS]
-        self.connection = sockets.open(send, (scope.get("client") or ("",))[0])
+        self.connection = sockets.open(send, (scope.get("client") or ("",))[0], scope.get(HEARD))
         try:
             while True:
                 await self.dispatch(await receive())

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+HEARD = "quiver.heard"  # where a scope tells the moment of the client's last frame, whatever its kind
+
 
 @dataclass(frozen=True, slots=True)
 class SocketBounds:

@@ -88,8 +88,9 @@ class Sockets:
 
     # Coming and going
 
-    def open(self, send: Send, address: str) -> Connection:
-        connection = Connection(self, send, address, uuid7_text(unix_ms()))
+    def open(self, send: Send, address: str, heard: Callable[[], float] | None = None) -> Connection:
+        """`heard`: when its last frame came, which may have been no message."""
+        connection = Connection(self, send, address, uuid7_text(unix_ms()), heard)
         self._all.add(connection)
         return connection
 
@@ -162,7 +163,7 @@ class Sockets:
         for connection in list(self._all):
             if connection.digest is None and now - connection.opened_at > bounds.authenticate_s:
                 connection.close(UNAUTHENTICATED, f"no key was given within {bounds.authenticate_s:.0f} s")
-            elif now - connection.heard_at > bounds.idle_s:
+            elif now - connection.last_heard > bounds.idle_s:
                 connection.close(IDLE, f"nothing was heard for {bounds.idle_s:.0f} s")
         metrics.websocket_connections.set(len(self._all))
         counts, self._counts = self._counts, Counter()

@@ -147,9 +147,11 @@ async def test_an_answer_that_fits_into_no_frame_is_refused_before_it_is_paid_fo
 
 async def test_who_says_nothing_of_itself_or_nothing_at_all_is_closed(strict):
     _, key = strict.add_tenant("silent")
-    async with Agent(strict.port) as stranger, Agent(strict.port, key) as silent:
-        assert await stranger.close_code() == 4401
-        assert await silent.close_code() == 4408
+    async with Agent(strict.port, key, ping_interval=0.2) as pinging:
+        async with Agent(strict.port) as stranger, Agent(strict.port, key) as silent:
+            assert await stranger.close_code() == 4401
+            assert await silent.close_code() == 4408
+        assert await pinging.call("ping")  # it is the oldest, and has sent frames if no message
 
 
 async def test_who_is_too_fast_is_refused_and_who_goes_on_is_closed(strict):
