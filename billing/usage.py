@@ -113,7 +113,12 @@ def _used(columns: Sequence[str], row: Sequence[Any]) -> Used:
 
 def costs_of_agent(tenant_id: UUID, agent_id: str, *, since: datetime, until: datetime) -> list[Used]:
     """What an agent used of each model, the dearest first. What no model answered cost nothing and is left out."""
-    found = sum_usage(tenant_id, since=since, until=until, by="model", narrowed=Narrowed(agent_id=agent_id))
+    return costs_by_model(tenant_id, Narrowed(agent_id=agent_id), since=since, until=until)
+
+
+def costs_by_model(tenant_id: UUID, narrowed: Narrowed, *, since: datetime, until: datetime) -> list[Used]:
+    """The same of an agent or of a key."""
+    found = sum_usage(tenant_id, since=since, until=until, by="model", narrowed=narrowed)
     return [each for each in found if each.of["model"]]
 
 

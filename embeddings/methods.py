@@ -106,7 +106,7 @@ _TABLE = (
     Method(
         "usage.get",
         messages.Usage,
-        "What the agent used in the last hour, day, week or month.",
+        "What the agent used in the last hour, day, week or month; where there is none, what the key used.",
         "{agent_id, period, start_time, end_time, total_tokens, total_requests, total_cost, by_model}",
         is_long=True,
     ),

@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from billing.standing import LimitStanding, figure, standings_for
-from billing.usage import costs_of_agent
+from billing.usage import Narrowed, costs_by_model
 from core.clock import utc_now
-from core.errors import Conflict
 from embeddings import listing, messages, rpc
 from embeddings.answers import rfc3339
 from embeddings.connection import Handler, Reply, Running
@@ -37,12 +36,12 @@ class ReadingMethods:
 
     async def _usage(self, running: Running, params: messages.Usage) -> Reply:
         agent_id = _agent(running)
-        if not agent_id:
-            raise Conflict("Only an agent's own usage is told here; send `agent.register` first.")
+        # The key's own where it names no agent and none is registered; all of the tenant's is another scope's.
+        whose = Narrowed(agent_id=agent_id) if agent_id else Narrowed(key_id=running.key.key_id)
         until = utc_now()
         since = until - _PERIODS[params.period]
         tenant_id = running.snapshot.config.tenant_id
-        act = partial(costs_of_agent, tenant_id, agent_id, since=since, until=until)
+        act = partial(costs_by_model, tenant_id, whose, since=since, until=until)
         found = await self._rows.run(act, tenant_id=tenant_id)
         by_model = [
             {
@@ -55,7 +54,7 @@ class ReadingMethods:
             for each in found
         ]
         told = {
-            "agent_id": agent_id,
+            "agent_id": agent_id or None,
             "period": params.period,
             "start_time": rfc3339(since),
             "end_time": rfc3339(until),

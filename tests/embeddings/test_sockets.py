@@ -297,6 +297,16 @@ async def test_estimates_models_usage_and_limits_are_told(platform, acme):
         assert [each["id"] for each in (await agent.call("models.list"))["data"]] == [SMALL]
 
 
+async def test_without_an_agent_a_key_is_told_of_its_own_usage(platform, acme):
+    key, other = (platform.mint(acme[0], "embeddings")["key"] for _ in range(2))
+    async with Agent(platform.port, key) as plain, Agent(platform.port, other) as another:
+        for agent in (plain, another):
+            await agent.call("embedding.generate", input="hello counted world", dimensions=8)
+        await plain.call("embedding.generate", input="hello once more", dimensions=8)
+        used = await plain.call("usage.get", period="hour")
+    assert (used["agent_id"], used["total_requests"]) == (None, 2)
+
+
 async def test_what_a_limit_refuses_is_refused_here_too(platform):
     _, key = platform.add_tenant("limited-on-sockets")
     platform.configure(key, platform.model_id, daily_token_limit=3)
