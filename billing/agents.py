@@ -32,7 +32,7 @@ def add_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[agents.AgentFac
 def register_agent(
     *, tenant_id: UUID, agent_id: str, seen_at: datetime | None = None, **facts: Unpack[agents.AgentFacts]
 ) -> tuple[Agent, bool]:
-    """An agent introduces itself: the row, and whether it is new."""
+    """An agent introduces itself: the row, and whether it is here for the first time."""
     row, is_new = agents.register_agent(tenant_id=tenant_id, agent_id=agent_id, seen_at=seen_at, **facts)
     if "preferences" in facts:
         _keep_budget(row)

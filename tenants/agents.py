@@ -63,7 +63,8 @@ def add_agent(*, tenant_id: UUID, agent_id: str, **facts: Unpack[AgentFacts]) ->
 def register_agent(
     *, tenant_id: UUID, agent_id: str, seen_at: datetime | None = None, **facts: Unpack[AgentFacts]
 ) -> tuple[Agent, bool]:
-    """An agent introduces itself: the row, changed by what is given, and whether it is new."""
+    """An agent introduces itself: the row, changed by what is given, and whether it is here for the first time, which
+    it is also where somebody else had added it."""
     _check_id(agent_id)
     facts = _only_news(tenant_id, agent_id, facts)
     row = _held(tenant_id, agent_id)
@@ -74,12 +75,12 @@ def register_agent(
         row = _insert(tenant_id, agent_id, facts, seen_at)
         _record("added", row, after=facts_of(row))
         return row, True
-    before = facts_of(row)
+    before, is_new = facts_of(row), row.last_seen_at is None
     row = _change(row, facts, seen_at)
     was, now = difference(before, facts_of(row))
     if {*(was or {}), *(now or {})} - {"status"}:  # a fleet that comes back after a restart is no news
         _record("changed", row, before=before, after=facts_of(row))
-    return row, False
+    return row, is_new
 
 
 @transaction.atomic

@@ -48,6 +48,12 @@ def test_an_agent_introduces_itself_and_comes_back(acme: Party, small: Any) -> N
     assert agents.find_agent(acme.id, "crawler-1").preferences["primary"] == "small"
 
 
+def test_one_that_somebody_added_introduces_itself_for_the_first_time_all_the_same(acme: Party) -> None:
+    agents.add_agent(tenant_id=acme.id, agent_id="a")
+    found = [agents.register_agent(tenant_id=acme.id, agent_id="a", seen_at=utc_now())[1] for _ in range(2)]
+    assert found == [True, False]
+
+
 def test_adding_one_that_is_there_is_refused(acme: Party) -> None:
     agents.add_agent(tenant_id=acme.id, agent_id="a")
     with pytest.raises(AlreadyExists):
@@ -170,6 +176,6 @@ def test_mallory_changes_nobody_of_acmes(acme: Party, mallory: Party) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_eight_connections_that_register_one_id_make_one_row(at_once: Callable[..., list[Any]]) -> None:
     party = make_party("acme")
-    found = at_once(*[lambda: agents.register_agent(tenant_id=party.id, agent_id="a", status="busy")] * 8)
+    found = at_once(*[lambda: agents.register_agent(tenant_id=party.id, agent_id="a", seen_at=utc_now())] * 8)
     assert sorted(is_new for _, is_new in found) == [False] * 7 + [True]
     assert Agent.objects.filter(tenant_id=party.id).count() == 1
