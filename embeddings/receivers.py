@@ -1,7 +1,7 @@
 """What the house tells, as news for agents: each for the tenants it concerns and for nobody else.
 
-Models → who has the model configured. Limits, budgets and other alerts → whose alert it is. Breakers → who has a model
-behind the route configured.
+Models and their sunsets → who has the model configured. Limits, budgets and other alerts → whose alert it is. Breakers
+→ who has a model behind the route configured.
 
 Failure: what cannot be told is logged; the signal's other receivers are told all the same (`news.publish`).
 """
@@ -19,7 +19,7 @@ from alerts import kinds
 from alerts.signals import alert_raised, alert_resolved
 from catalog.loading import load_catalog
 from catalog.services import find_model
-from catalog.signals import model_moved
+from catalog.signals import model_moved, sunset_moved
 from embeddings import news
 from embeddings.breaker_copies import Change
 from embeddings.messages import Topic
@@ -40,6 +40,16 @@ _RESET = (kinds.QUOTA_WARNING, kinds.QUOTA_EXCEEDED)
 def tell_of_model(sender: object, *, model_id: UUID, was: str, now: str, reason: str, **_: Any) -> None:
     if now not in _STATES:
         return
+    _tell_of_model(model_id, was, now, reason)
+
+
+@receiver(sunset_moved)
+def tell_of_sunset(sender: object, *, model_id: UUID, reason: str, **_: Any) -> None:
+    """Another end or another successor: deprecated as before, and told anew."""
+    _tell_of_model(model_id, "deprecated", "deprecated", reason)
+
+
+def _tell_of_model(model_id: UUID, was: str, now: str, reason: str) -> None:
     row = find_model(model_id)
     about = {
         "model": row.name,

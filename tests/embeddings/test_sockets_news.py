@@ -52,6 +52,14 @@ async def test_models_that_move_are_told_to_tenants_that_have_them_and_to_nobody
             "fake",
             "deprecated",
         )
+        words = {"sunset_at": "2032-01-01T00:00:00Z", "reason": "later"}
+        home.operate("POST", f"/embedding-models/catalog/{model}/sunset", words)
+        await agent.until(lambda: len(agent.news) == 2)
+        told = [(each["method"], each["params"]["was"], each["params"]["sunset"]) for each in agent.news]
+        assert told == [
+            ("model.deprecated", "available", "2031-01-01T00:00:00Z"),
+            ("model.deprecated", "deprecated", "2032-01-01T00:00:00Z"),
+        ]
         for each in (deaf, other):
             await each.call("ping")
             assert each.news == []
