@@ -53,6 +53,7 @@ class SocketNews:
         self._channel = ""
         self._joined: dict[UUID, int] = {}  # and for how many looks nobody wanted it
         self._seen: dict[UUID, EventId] = {}
+        self._behind: dict[UUID, EventId] = {}  # what was seen where a look found more
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -148,11 +149,15 @@ class SocketNews:
         for tenant_id in wanted:
             is_new = tenant_id not in self._joined
             await self.follow(tenant_id)
-            before = self._seen.get(tenant_id)
-            latest = await self.current(tenant_id)
-            # One that was under way while we asked is no gap.
-            if latest is not None and (is_new or self._seen.get(tenant_id) == before):
+            latest, seen = await self.current(tenant_id), self._seen.get(tenant_id)
+            # An event is numbered before it is sent: one that has not come by the next look never does.
+            if latest is not None and (is_new or (seen is not None and self._behind.get(tenant_id) == seen)):
                 self._note(tenant_id, latest, has_come=False)
+            self._behind.pop(tenant_id, None)
+            if latest is not None and seen is not None and seen == self._seen.get(tenant_id) != latest:
+                self._behind[tenant_id] = seen
+        for tenant_id in self._behind.keys() - wanted:
+            del self._behind[tenant_id]
         for tenant_id in self._seen.keys() - wanted - self._joined.keys():  # gone before their group was joined
             del self._seen[tenant_id]
         for tenant_id, looks in list(self._joined.items()):

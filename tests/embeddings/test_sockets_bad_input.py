@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import zlib
 from contextlib import suppress
 
@@ -13,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from embeddings import frames
 from tests.embeddings.agents import GENERATE, HEADER, MAGIC, PONG, REGISTER, Agent, Refused, frame
-from tests.embeddings.raw_sockets import BYTES, RawSocket
+from tests.embeddings.raw_sockets import RawSocket
 from tests.scenarios.platform import Platform
 from tests.up.processes import eventually
 
@@ -222,26 +220,3 @@ async def test_an_unknown_path_is_no_socket(platform, acme):
     wire = RawSocket(platform.port, acme[1], path="/ws/v1/other")
     assert wire.status == 403
     assert platform.ask("GET", "/livez").status == 200
-
-
-def test_sockets_that_break_off_anywhere_leave_nothing_behind(platform, acme):
-    def active():
-        lines = platform.ask("GET", "/metrics").body.decode().splitlines()
-        return sum(float(each.split()[-1]) for each in lines if each.startswith("websocket_connections_active"))
-
-    whole = frame(GENERATE, {"input": "a text of somebody who leaves", "dimensions": 8})
-    chance = random.Random(6455)
-    pids = platform.worker_pids
-    for _ in range(60):
-        wire = RawSocket(platform.port, acme[1])
-        wire.send(BYTES, whole)
-        spoiled = bytearray(whole)
-        for _ in range(3):
-            spoiled[chance.randrange(len(spoiled))] = chance.randrange(256)
-        wire.send(BYTES, bytes(spoiled))
-        wire.wire.sendall(os.urandom(chance.randrange(20)))
-        wire.wire.close()
-    eventually(lambda: active() == 0, 20)
-    assert platform.worker_pids == pids
-    assert platform.ask("GET", "/readyz").status == 200
-    assert "Traceback" not in platform.log.read_text()

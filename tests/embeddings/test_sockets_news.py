@@ -151,33 +151,67 @@ async def test_binary_agents_hear_in_binary(home):
         assert (await agent.call_binary(PING, {})).body == {"pong": True}
 
 
-async def test_of_a_thousand_events_none_reaches_another_tenant(home):
+# What the house tells through its own signals, and what is told straight away; `ids` and `sent` stand before it.
+TELLING = """
+from uuid import uuid4
+from alerts.signals import alert_raised
+from catalog.loading import load_catalog
+from embeddings.breaker import State
+from embeddings.breaker_copies import Change
+from embeddings.receivers import tell_of_breaker
+from embeddings.routes import route_key
+routes = {d.name: route_key(e, d.identifier) for d in load_catalog().deployments.values() for e in d.endpoints}
+def tell_of_model(to, n):
+    news.publish([UUID(ids[to])], 'models', 'model.available', {'n': n})
+def tell_of_alert(to, n):
+    about = {'kind': 'quota_warning', 'severity': 'warning', 'title': n, 'detail': {}, 'threshold': 80}
+    alert_raised.send(None, tenant_id=UUID(ids[to]), alert_id=uuid4(), period_start=None, **about)
+def tell_of_route(to, n):
+    tell_of_breaker(Change(routes[f'isolated-{to}'], State.CLOSED, State.OPEN, n, True))
+def tell_of_nobodys(to, n):
+    tell_of_breaker(Change('fake||nobody-has-this|', State.CLOSED, State.OPEN, n, True))
+acts = {'model': tell_of_model, 'alert': tell_of_alert, 'breaker': tell_of_route, 'nobody': tell_of_nobodys}
+for n, (to, what) in enumerate(sent):
+    acts[what](to, str(n))
+"""
+HEARD = {
+    "model": ["model.available"],
+    "alert": ["quota.warning", "alert.raised"],
+    "breaker": ["breaker.opened"],
+    "nobody": [],
+}
+
+
+async def test_of_a_thousand_events_none_reaches_another_tenant(home, vendor):
     tenants = [home.add_tenant(f"isolated-{number}") for number in range(5)]
+    for number, (_, key) in enumerate(tenants):  # each with a route of its own
+        home.add_provider(f"isolated-{number}", vendor.base_url, vendor.key)
+        home.configure(key, home.add_model(f"isolated-{number}", f"isolated-{number}"))
     ids = [tenant for tenant, _ in tenants]
     agents = [Agent(home.port, tenants[number % 5][1]) for number in range(50)]
     async with asyncio.timeout(240):
         await asyncio.gather(*(agent.__aenter__() for agent in agents))
         for number, agent in enumerate(agents):
             await agent.register(f"agent-{number}")
-            await agent.call("subscribe", topics=TOPICS[:4])
+            await agent.call("subscribe", topics=TOPICS)
         chance = random.Random(50)
-        sent = [(chance.randrange(5), chance.choice(TOPICS[:4])) for _ in range(1000)]
-        code = (
-            f"ids = {ids!r}\n"
-            f"for n, (to, topic) in enumerate({sent!r}):\n"
-            "    news.publish([UUID(ids[to])], topic, 'model.available', {'n': n, 'whose': to})"
-        )
-        await asyncio.to_thread(publish, home, code)
-        expected = [[n for n, (to, _) in enumerate(sent) if to == number % 5] for number in range(50)]
+        sent = [(chance.randrange(5), chance.choice(list(HEARD))) for _ in range(1000)]
+        await asyncio.to_thread(publish, home, f"ids = {ids!r}; sent = {sent!r}\n{TELLING}")
+        expected = [
+            [(name, str(n)) for n, (to, what) in enumerate(sent) if to == number % 5 for name in HEARD[what]]
+            for number in range(50)
+        ]
         for number, agent in enumerate(agents):
-            await agent.until(lambda agent=agent, number=number: len(heard(agent)) >= len(expected[number]), 60)
-    assert [[each["n"] for each in heard(agent)] for agent in agents] == expected
-    assert all(each["whose"] == number % 5 for number, agent in enumerate(agents) for each in heard(agent))
+            await agent.until(lambda agent=agent, number=number: len(agent.news) >= len(expected[number]), 60)
+            assert await agent.call("ping")  # and nothing comes behind it
+    for agent, theirs in zip(agents, expected, strict=True):
+        assert [(each["method"], number_of(each["params"])) for each in agent.news] == theirs
     await asyncio.gather(*(agent.__aexit__() for agent in agents))
 
 
-def heard(agent):
-    return [each["params"] for each in agent.news if each["method"] == "model.available"]
+def number_of(params):
+    """Where each kind of news says which of the thousand it is."""
+    return params.get("n", params.get("title", params.get("reason")))
 
 
 async def test_agents_whose_worker_was_killed_are_soon_gone_from_lists_redis_and_rows(home):

@@ -6,11 +6,15 @@ import json
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from config.up.ports import free_port
+from tests.embeddings.agents import GENERATE, frame
 from tests.embeddings.raw_sockets import BYTES, CLOSE, CONTINUED, PING, PONG, TEXT, RawSocket, framed
 from tests.up.processes import CHECKOUT, children_of, eventually, get
 
@@ -19,6 +23,15 @@ ASKED = json.dumps({"jsonrpc": "2.0", "id": "é", "method": "ping"}, ensure_asci
 ANSWERED = '{"jsonrpc":"2.0","id":"é","result":{"pong":true}}'.encode()
 ECHO, AGENTS = "/echo", "/ws/v1/agents"
 CUT = {"fin": False}
+WHOLE = frame(GENERATE, {"input": "a text of somebody who leaves", "dimensions": 8})
+
+
+def spoiled(data, changes):
+    """A message with some octets changed."""
+    found = bytearray(data)
+    for place, value in changes:
+        found[place % len(found)] = value
+    return framed(BYTES, bytes(found))
 
 
 class Server:
@@ -214,3 +227,32 @@ def test_a_close_may_say_nothing(wire):
 def test_a_length_beyond_the_bound_is_refused_before_it_comes(wire, size):
     wire.wire.sendall(struct.pack(">BBQ", 0x82, 0xFF, size))
     assert wire.close_code() == 1009
+
+
+# What anybody may send
+
+
+FRAMES = st.lists(
+    st.one_of(
+        st.binary(max_size=40),
+        st.text(max_size=40).map(lambda text: framed(TEXT, text.encode())),
+        st.builds(
+            lambda opcode, data, fin: framed(opcode, data, fin=fin),
+            st.sampled_from([CONTINUED, TEXT, BYTES, PING, PONG, CLOSE]),
+            st.binary(max_size=40) | st.just(ASKED) | st.just(WHOLE),
+            st.booleans(),
+        ),
+        st.builds(spoiled, st.just(WHOLE), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=3)),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(frames=FRAMES)
+def test_sockets_that_say_anything_and_break_off_leave_nothing_behind(server, acme, frames):
+    """The server's fixture counts its tasks and processes when all is over."""
+    with RawSocket(server.port, acme[1], AGENTS) as wire, suppress(OSError):  # it may have closed
+        wire.send(BYTES, WHOLE)
+        for each in frames:
+            wire.wire.sendall(each)
