@@ -194,13 +194,13 @@ async def test_a_thousand_idle_agents_and_two_hundred_embeddings_a_second(tmp_pa
         _, key = platform.add_tenant("thousand")
         platform.configure(key, platform.add_model("fake"))
         async with AsyncExitStack() as stack:
-            # Without their library's pings, which are frames as well.
-            agents = [Agent(platform.port, key, open_timeout=60, ping_interval=None) for _ in range(IDLE)]
+            agents = [Agent(platform.port, key, open_timeout=60) for _ in range(IDLE)]
+            for begin in range(0, IDLE, 50):
+                await asyncio.gather(*(stack.enter_async_context(each) for each in agents[begin : begin + 50]))
             for begin in range(0, IDLE, 50):
                 group = agents[begin : begin + 50]
-                await asyncio.gather(*(stack.enter_async_context(each) for each in group))
                 await asyncio.gather(*(each.register(f"agent-{begin + n}") for n, each in enumerate(group)))
-                stack.callback(asyncio.create_task(beat(group)).cancel)
+            stack.callback(asyncio.create_task(beat(agents)).cancel)
             texts = [{"input": f"text {n % 500}", "dimensions": 8} for n in range(PER_SECOND * SECONDS)]
             began, asked = time.monotonic(), []
             for number, params in enumerate(texts):
