@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog import listing_cache, moves, services, upstreams, validating
+from catalog import connection_tests, listing_cache, moves, services, upstreams, validating
 from catalog.fields import (
     CatalogPage,
     ChangedModel,
@@ -33,6 +33,7 @@ from catalog.fields import (
     ProviderFields,
     ProviderGlimpse,
     SunsetFields,
+    TestFields,
 )
 from catalog.models import EmbeddingModel, Price, Provider, State
 from catalog.rest import (
@@ -312,6 +313,24 @@ class ProviderViews(Versioned, GenericViewSet[Provider]):
     def remove_credential(self, request: Request, slug: str, credential_id: UUID) -> Response:
         upstreams.remove_credential(slug=slug, credential_id=credential_id)
         return Response(status=204)
+
+    @extend_schema(
+        summary="Test a provider",
+        description="A worker asks the vendor for its list of models, once with each enabled credential of the "
+        "platform: nothing is embedded and nothing is billed. How it went is told by a GET of this test, for an hour.",
+        request=None,
+        responses={202: TestFields},
+    )
+    @action(detail=True, methods=["post"])
+    def test(self, request: Request, slug: str) -> Response:
+        if request.data:
+            raise InvalidRequest("This takes no fields.", param=next(iter(request.data)))
+        return Response(TestFields(connection_tests.begin(upstreams.find_provider(slug))).data, status=202)
+
+    @extend_schema(summary="How a test of a provider went", responses=TestFields)
+    @action(detail=True, methods=["get"], url_path="tests/<uuid:test_id>", read_scope="operator")
+    def tested(self, request: Request, slug: str, test_id: UUID) -> Response:
+        return Response(TestFields(connection_tests.find_of(upstreams.find_provider(slug), test_id)).data)
 
 
 def _is_operator(request: Request) -> bool:

@@ -1,8 +1,8 @@
 """Whether a provider knows us: with each of its credentials, in the background, its models are listed (never billed).
 
-Owns the test's life: `begin` in the web, `run` in a worker, `find` for the page that waits; `start` and `carry_out` are
-the same for who tests other credentials than the platform's. What it found is kept in Django's cache for an hour: it
-describes a moment, and nothing is decided by it.
+Owns the test's life: `begin` in the web, `run` in a worker, `find` and `find_of` for whoever waits; `start` and
+`carry_out` are the same for who tests other credentials than the platform's. What it found is kept in Django's cache
+for an hour: it describes a moment, and nothing is decided by it.
 Failure: without a worker a test stays `waiting`, without Redis it is not found; the page says either.
 """
 
@@ -22,6 +22,7 @@ from audit.services import record
 from catalog.loading import endpoints_of
 from catalog.models import Provider
 from core.clock import utc_now
+from core.errors import NotFound
 from providers import registry
 from providers.base import Endpoint, EndpointRefused, ListedModel
 from providers.failures import ProviderFailure
@@ -53,6 +54,7 @@ class ConnectionTest:
     findings: tuple[Finding, ...] = ()
 
 
+@transaction.atomic
 def begin(provider: Provider) -> ConnectionTest:
     """Asks a worker to test the provider once this is committed."""
     from catalog.tasks import test_connection  # it calls `run` here
@@ -80,6 +82,14 @@ def find(test_id: UUID, *, tenant_id: UUID | None = None) -> ConnectionTest | No
     if said is None:
         return None
     return ConnectionTest(**said | {"findings": tuple(Finding(**each) for each in said["findings"])})
+
+
+def find_of(provider: Provider, test_id: UUID) -> ConnectionTest:
+    """How a test of this provider stands, or `NotFound`."""
+    test = find(test_id)
+    if test is None or test.subject != subject_of(provider):
+        raise NotFound("There is no such test, or not any more.")
+    return test
 
 
 def run(test_id: UUID) -> None:

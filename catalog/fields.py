@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from catalog.connection_tests import ConnectionTest
 from catalog.models import (
     Capability,
     EmbeddingModel,
@@ -280,6 +281,20 @@ class NewProvider(ProviderFields):
     slug = serializers.CharField(max_length=63, validators=[slug_rule])
     kind = serializers.ChoiceField(Provider._meta.get_field("kind").choices or [])  # type: ignore[assignment]
     secret = SecretFields(write_only=True, required=False)
+
+
+class FindingFields(serializers.Serializer[Any]):
+    credential = serializers.CharField(help_text="Its label and last four letters.")
+    is_ok = serializers.BooleanField()
+    detail = serializers.CharField()
+    names = serializers.ListField(child=serializers.CharField(), help_text="Models that the provider lists, the first.")
+
+
+class TestFields(serializers.Serializer[ConnectionTest]):
+    id = serializers.UUIDField()
+    state = serializers.ChoiceField(("waiting", "running", "done"), help_text="`waiting`: for a worker.")
+    asked_at = serializers.DateTimeField()
+    findings = FindingFields(many=True, help_text="One for each credential, as they come; complete when it is done.")
 
 
 class ProviderGlimpse(serializers.ModelSerializer[Provider]):

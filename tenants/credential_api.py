@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 import django_filters
@@ -14,8 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog.connection_tests import ConnectionTest
-from catalog.fields import SecretFields
+from catalog.fields import SecretFields, TestFields
 from catalog.rest import StrictFilters, StrictRows, Versioned
 from tenants import own_credentials, selectors
 from tenants.authentication import tenant_of
@@ -57,19 +55,6 @@ class OwnCredentialFilters(django_filters.FilterSet):
     class Meta:
         model = TenantCredential
         fields = ("use", "is_enabled")
-
-
-class FindingFields(serializers.Serializer[Any]):
-    is_ok = serializers.BooleanField()
-    detail = serializers.CharField()
-    names = serializers.ListField(child=serializers.CharField(), help_text="Models that the provider lists, the first.")
-
-
-class TestFields(serializers.Serializer[ConnectionTest]):
-    id = serializers.UUIDField()
-    state = serializers.ChoiceField(("waiting", "running", "done"), help_text="`waiting`: for a worker.")
-    asked_at = serializers.DateTimeField()
-    findings = FindingFields(many=True, help_text="Empty until it is done.")
 
 
 @extend_schema_view(

@@ -57,6 +57,7 @@ STEPS = [
          "provider_credential.added", {"label": "second", "secret": {"api_key": SECRET}}, "credential"),
     Step("operator", "delete", "provider-remove-credential",
          "embedding-models/providers/extra/credentials/{credential}", "provider_credential.removed"),
+    Step("operator", "post", "provider-test", "embedding-models/providers/extra/test", "provider.tested"),
     Step("operator", "delete", "provider-detail", "embedding-models/providers/extra", "provider.removed"),
     Step("operator", "post", "provider-breaker", "embedding-models/providers/vendor/breaker", "breaker.held",
          {"state": "auto"}),

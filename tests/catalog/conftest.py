@@ -44,3 +44,13 @@ def vendor(openai: FakeOpenAI, table: Any) -> FakeOpenAI:
 
     add_provider(slug="vendor", kind="openai", base_url=openai.base_url, secret={"api_key": openai.key})
     return openai
+
+
+@pytest.fixture
+def worker() -> Iterator[None]:
+    """Tasks run as soon as they are sent."""
+    from config.celery import app
+
+    app.conf.task_always_eager = True
+    yield
+    app.conf.task_always_eager = False

@@ -73,6 +73,8 @@ LINES = [
     Line("POST", "provider-credentials", OPERATOR, "provider", {"secret": {"api_key": "sk-new"}}, **_PLATFORMS),
     Line("DELETE", "provider-remove-credential", OPERATOR, "provider", also={"credential_id": "credential"},
          **_PLATFORMS),
+    Line("POST", "provider-test", OPERATOR, "provider", **_PLATFORMS),
+    Line("GET", "provider-tested", OPERATOR, "provider", also={"test_id": "nothing"}, **_PLATFORMS),
     Line("GET", "catalog-list", "models:read"),
     Line("POST", "catalog-list", OPERATOR, body=_MODEL),
     Line("GET", "catalog-detail", "models:read", "model", **_PLATFORMS),
