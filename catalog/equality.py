@@ -25,6 +25,7 @@ class FailedProbe:
     probe: str
     expected: str
     got: str
+    field: str = ""  # of the model's row, where one is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def differences(reference: Measured, measured: Measured, what: str) -> list[Fail
         return [FailedProbe("all", f"vectors of at most {reference.width} floats, as {what}", f"{measured.width}")]
     like = cosines(reference.only(common).cut(measured.width).vectors, measured.only(common).vectors)
     return [
-        FailedProbe(name, f"a cosine of at least {LEAST_COSINE} to {what}", f"{cosine:.4f}")
+        FailedProbe(name, f"a cosine of at least {LEAST_COSINE} to {what}", f"{cosine:.4f}", "space")
         for name, cosine in zip(common, like, strict=True)
         if cosine < LEAST_COSINE
     ]

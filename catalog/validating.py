@@ -89,6 +89,7 @@ def activate_model(*, model_id: UUID, actor: str = events.SYSTEM) -> EmbeddingMo
     raise ValidationFailed(
         f"The model is kept as draft {model_id} because {len(check.failed)} of its probes failed; of {first['probe']} "
         f"{first['expected']} was expected, {first['got']} came. Mend it and PATCH it with `activate: true`.",
+        param=next((each["field"] for each in check.failed if each["field"]), None),
         extra={"id": str(model_id), "probes": check.failed},
     )
 

@@ -112,7 +112,9 @@ def _unsound(reading: Reading, width: int) -> list[FailedProbe]:
     if vectors is None:
         return [FailedProbe(purpose, expected, reading.failure)]
     if vectors.ndim != 2 or vectors.shape != (len(probes), width):
-        return [FailedProbe(purpose, expected, f"{len(vectors)} vectors of {vectors.shape[-1]} floats")]
+        asked = "dimensions" if reading.question.dimensions is None else "allowed_dimensions"
+        field = asked if vectors.shape[-1] != width else ""
+        return [FailedProbe(purpose, expected, f"{len(vectors)} vectors of {vectors.shape[-1]} floats", field)]
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     return [
         FailedProbe(

@@ -94,6 +94,7 @@ def test_another_model_of_the_same_name_may_not(at: Any, first: FakeOpenAI, seco
         "probe": "one word",
         "expected": "a cosine of at least 0.999 to the reference of small",
         "got": "0.9962",
+        "field": "space",
     }
     assert EmbeddingModel.objects.get(provider__slug="second").state == "draft"
 

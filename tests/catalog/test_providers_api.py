@@ -184,20 +184,21 @@ def test_a_model_that_embeds_becomes_available(operator: Any, fake: FakeOpenAI, 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
-    ("switches", "change", "probe", "got"),
+    ("switches", "change", "probe", "got", "fields"),
     [
-        ({"fault": "status", "status": 500}, {}, "native", "server"),
-        ({"fault": "zero_vector"}, {}, "native: one word", "0"),
-        ({"fault": "nan_base64"}, {}, "native: one word", "nan"),
-        ({"fault": "fewer"}, {}, "native", "bad_answer"),
-        ({"key": "another"}, {}, "native", "credential"),
-        ({}, {"dimensions": 8}, "native", "23 vectors of 1536 floats"),
-        ({}, {"model_identifier": "no-such-model"}, "native", "model_missing"),
+        ({"fault": "status", "status": 500}, {}, "native", "server", []),
+        ({"fault": "zero_vector"}, {}, "native: one word", "0", []),
+        ({"fault": "nan_base64"}, {}, "native: one word", "nan", []),
+        ({"fault": "fewer"}, {}, "native", "bad_answer", []),
+        ({"key": "another"}, {}, "native", "credential", []),
+        ({}, {"dimensions": 8}, "native", "23 vectors of 1536 floats", ["dimensions"]),
+        ({}, {"model_identifier": "no-such-model"}, "native", "model_missing", []),
         (
             {"fault": "ignores_dimensions"},
             {"allowed_dimensions": [512]},
             "512 dimensions",
             "17 vectors of 1536 floats",
+            ["allowed_dimensions"],
         ),
     ],
 )
@@ -206,6 +207,7 @@ def test_a_model_that_does_not_embed_stays_a_draft(
     change: dict[str, Any],
     probe: str,
     got: str,
+    fields: list[str],
     operator: Any,
     fake: FakeOpenAI,
     model_at_fake: dict[str, Any],
@@ -216,6 +218,7 @@ def test_a_model_that_does_not_embed_stays_a_draft(
     assert (answer.status_code, problem["code"]) == (422, "validation_failed")
     assert problem["probes"][0]["probe"] == probe
     assert got in problem["probes"][0]["got"]
+    assert [*problem.get("errors", {})] == fields
     assert operator.get(f"{CATALOG}/{problem['id']}").json()["state"] == "draft"
 
 
