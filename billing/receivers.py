@@ -1,4 +1,4 @@
-"""What billing does when the catalogue or the tenants tell of something.
+"""What billing does when the catalogue or the tenants tell of something, and what it answers when they ask.
 
 Failure: the broker gone means a logged error; the nightly `adjust_for_corrections` finds what was not queued.
 """
@@ -6,13 +6,16 @@ Failure: the broker gone means a logged error; the nightly `adjust_for_correctio
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from django.dispatch import receiver
 from kombu.exceptions import OperationalError
 
 from billing import services, tasks
-from catalog.signals import price_corrected
+from billing.model_use import used_since
+from catalog.signals import price_corrected, use_asked
 from tenants.signals import key_rotated
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,12 @@ def adjust_what_was_charged(sender: object, *, price_id: int, **_: object) -> No
         tasks.queue_adjustments(price_id)
     except OperationalError as error:
         log.error("the adjustments of price %s wait for the night: %s", price_id, error)
+
+
+@receiver(use_asked)
+def tell_of_use(sender: object, *, model_ids: Collection[UUID], since: datetime, **_: object) -> set[UUID]:
+    """Which of some models tenants used since then."""
+    return used_since(model_ids, since)
 
 
 @receiver(key_rotated)

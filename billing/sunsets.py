@@ -15,6 +15,7 @@ from alerts import kinds
 from alerts.services import raise_alert
 from billing.model_use import Use, use_by_tenant, used_since
 from billing.notices import due_notice, severity
+from catalog.lifecycle import USED_WITHIN
 from catalog.models import EmbeddingModel
 from catalog.selectors import deprecated_models, price_now
 from catalog.sunsets import look_at_sunsets
@@ -22,13 +23,12 @@ from core.clock import utc_now
 from tenants.selectors import names_of_keys, tenants_with_model
 
 LOOKED_BACK = timedelta(days=30)
-STILL_USED = timedelta(days=1)
 
 
 def look(*, now: datetime) -> int:
     """Tells first, then ends what has come to its end. Says how many alerts were raised."""
     told = sum(tell(row, now=now) for row in deprecated_models())
-    look_at_sunsets(now=now, used_lately=lambda ids: used_since(ids, now - STILL_USED))
+    look_at_sunsets(now=now, used_lately=lambda ids: used_since(ids, now - USED_WITHIN))
     return told
 
 

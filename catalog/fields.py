@@ -146,11 +146,13 @@ class CatalogPage(serializers.Serializer[Any]):
 
 class Move(StrictFields):
     to = serializers.ChoiceField(State.choices)
-    reason = serializers.CharField(max_length=200, required=False, allow_blank=True)
+    reason = serializers.CharField(max_length=200, help_text="Kept with the model; tenants' agents read it.")
     sunset_at = serializers.DateTimeField(required=False, allow_null=True)
     successor = serializers.UUIDField(required=False, allow_null=True, help_text="The id of another catalogue row.")
     force = serializers.BooleanField(
-        required=False, help_text="Remove a deprecated model before the sunset that tenants were told."
+        required=False,
+        help_text="Remove a model before the sunset that tenants were told, or although they sent it texts within the "
+        "last day.",
     )
 
 
@@ -175,6 +177,7 @@ class FailedProbeFields(serializers.Serializer[Any]):
     probe = serializers.CharField()
     expected = serializers.CharField()
     got = serializers.CharField()
+    field = serializers.CharField(default="", help_text="Of the model, where one is wrong; else empty.")  # type: ignore[assignment]
 
 
 class CheckFields(StrictRows):

@@ -39,6 +39,7 @@ EDGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 UNRELEASED = frozenset({"draft", "testing"})
 
 POSTPONED_BY = timedelta(days=7)  # how far a sunset moves while a tenant still sends texts
+USED_WITHIN = timedelta(days=1)  # a model that got texts as lately as this is still needed
 LOOKS_AHEAD = timedelta(hours=2)  # the task comes hourly: before callers are refused, not after
 
 
@@ -84,6 +85,8 @@ def legal_moves(state: str) -> tuple[str, ...]:
 def refusal(state: str, to: str) -> str:
     """Why a row in `state` cannot go `to`, naming where it can."""
     legal = legal_moves(state)
+    if to in legal:  # since somebody else moved it, a moment ago
+        return f"The model became {state} meanwhile; if it shall still become {to}, move it again."
     onward = f"from there it goes to {' or '.join(legal)}" if legal else "that is the end"
     return f"The model is {state} and cannot become {to}; {onward}."
 

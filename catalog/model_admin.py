@@ -97,6 +97,13 @@ class MoveForm(forms.Form):
         widget=UnfoldAdminSelectWidget,
         help_text="For a move to deprecated: the model to change to.",
     )
+    force = forms.BooleanField(
+        label="Remove it all the same",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="For a move to removed: before the end that tenants were told, or although they sent it texts within "
+        "the last day. Their requests that name it fail from then on.",
+    )
 
     def __init__(self, *args: Any, row: EmbeddingModel, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,6 +114,8 @@ class MoveForm(forms.Form):
         self.fields["successor"].queryset = others  # type: ignore[attr-defined]
         if State.DEPRECATED not in legal:
             del self.fields["sunset_at"], self.fields["successor"]
+        if State.REMOVED not in legal:
+            del self.fields["force"]
 
 
 class SunsetForm(forms.Form):
@@ -314,6 +323,7 @@ class EmbeddingModelAdmin(HouseAdmin[EmbeddingModel]):
                 actor=str(request.user),
                 sunset_at=given.get("sunset_at"),
                 successor=successor and successor.pk,
+                force=given.get("force", False),
             )
             return f"{moved.name} is {moved.state} now."
 

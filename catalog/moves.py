@@ -1,7 +1,8 @@
 """The only writer of a model's state and of its end: every move along the lifecycle's edges.
 
 Each move is a conditional UPDATE, an event with who and why, and a signal after the commit. What the edges are is
-`catalog.lifecycle`; what a row says about its model is `catalog.services`.
+`catalog.lifecycle`; what a row says about its model is `catalog.services`; whether tenants still use it is asked of the
+apps above by a signal.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def move_model(
 ) -> EmbeddingModel:
     """Moves along one edge of the lifecycle. Of several that move the same row at once, one wins.
 
-    `cause` goes with a move to unavailable, `proof` is what a move to available rests on, `force` removes a deprecated
-    model before its sunset, `now` is the clock of whoever decided that it has come.
+    `cause` goes with a move to unavailable, `proof` is what a move to available rests on, `force` removes a model
+    before its promised sunset or while tenants use it, `now` is the clock of whoever decided that its time has come.
     """
     row, now = find_model(model_id), now or utc_now()
     before = facts_of(row)
@@ -85,12 +86,25 @@ def _check_move(row: EmbeddingModel, to: str, proof: Proof, now: datetime, *, fo
         state=row.state, to=to, cause=row.unavailable_cause, proof=proof, is_validated=row.validated_at is not None
     )
     if lacking is not None:
-        raise IllegalTransition(lacking, extra={"legal": list(lifecycle.legal_moves(row.state))})
-    is_early = to == State.REMOVED and row.state == State.DEPRECATED and row.sunset_at and row.sunset_at > now
-    if is_early and not force:
+        others = [each for each in lifecycle.legal_moves(row.state) if each != to]
+        raise IllegalTransition(lacking, extra={"legal": others})
+    if to == State.REMOVED and not force:
+        _check_end(row, now)
+
+
+def _check_end(row: EmbeddingModel, now: datetime) -> None:
+    """Refuses to end what tenants were promised, or still use."""
+    if row.state == State.DEPRECATED and row.sunset_at and row.sunset_at > now:
         raise Conflict(
             f"Tenants were told that the model answers until {row.sunset_at:%Y-%m-%d %H:%M} UTC; "
             "send `force: true` to remove it before.",
+            param="to",
+        )
+    asked = {"model_ids": [row.id], "since": now - lifecycle.USED_WITHIN}
+    if any(row.id in used for _, used in signals.use_asked.send(EmbeddingModel, **asked)):
+        raise Conflict(
+            "Tenants still sent the model texts within the last day; give them a later sunset, or send `force: true` "
+            "to remove it all the same.",
             param="to",
         )
 

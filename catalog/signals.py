@@ -10,6 +10,10 @@ from django.dispatch import Signal
 # model_id: UUID, was: str, now: str (states), cause: str (of unavailable), reason: str, actor: str
 model_moved = Signal()
 
+# Asked in the transaction of a removal, not told: model_ids: Collection[UUID], since: datetime. Answered with the set
+# of those that tenants sent texts since then; a receiver that fails stops the removal.
+use_asked = Signal()
+
 # price_id: int, of a price that counts from a moment in the past (`catalog.corrections.find_correction`)
 price_corrected = Signal()
 # model_id: UUID, was: datetime | None, now: datetime | None, reason: str

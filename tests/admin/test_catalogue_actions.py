@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from tests.admin.pages import fill, page, read
@@ -39,6 +40,23 @@ def test_only_legal_moves_are_offered(chief: Any, furnished: Party) -> None:
     assert chief.post(url, {"to": "deprecated", "reason": "old", **moment}).status_code == 302
     row.refresh_from_db()
     assert (row.state, row.state_reason, row.sunset_at.year, row.successor.name) == ("deprecated", "old", 2030, "large")
+
+
+def test_a_model_is_removed_before_its_end_only_when_that_is_meant(chief: Any, furnished: Party) -> None:
+    from catalog.models import EmbeddingModel
+    from catalog.services import move_model
+    from core.clock import utc_now
+
+    row = EmbeddingModel.objects.get(name="small")
+    url = page("catalog_embeddingmodel_move", row.id)
+    assert 'name="force"' not in read(chief, url).text  # nothing to be removed yet
+    move_model(model_id=row.id, to="deprecated", sunset_at=utc_now() + timedelta(days=9))
+    refused = chief.post(url, {"to": "removed", "reason": "now"}).content.decode()
+    assert "Tenants were told that the model answers until" in refused
+    assert 'name="force"' in refused
+    assert chief.post(url, {"to": "removed", "reason": "now", "force": "on"}).status_code == 302
+    row.refresh_from_db()
+    assert row.state == "removed"
 
 
 def test_prices_are_added_and_never_changed(chief: Any, furnished: Party) -> None:

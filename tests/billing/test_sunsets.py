@@ -20,6 +20,7 @@ from catalog.lifecycle import Sunset, at_sunset
 from catalog.models import EmbeddingModel
 from catalog.services import find_model, move_model
 from core.clock import utc_now
+from core.errors import Conflict
 from core.ids import uuid7_text
 from tenants.services import configure_model
 from tests.admin.people import Mailbox
@@ -186,3 +187,29 @@ def test_a_tenants_people_get_a_mail(acme: Party, ending: Any, mailbox: Mailbox,
     assert "small ends on" in str(mail["Subject"])
     for line in ("tokens in 30 days: 500000", "agents: crawler", "successor: heir", "same tokens: 0.02"):
         assert line in text
+
+
+@pytest.mark.django_db
+def test_by_hand_a_model_that_is_used_is_removed_only_when_that_is_meant(acme: Party, add_model: Any) -> None:
+    row = add_model(state="deprecated")
+    used(acme, row, NOW - timedelta(hours=20))
+    with pytest.raises(Conflict, match="within the last day"):
+        move_model(model_id=row.id, to="removed")
+    assert find_model(row.id).state == "deprecated"
+    assert move_model(model_id=row.id, to="removed", force=True).state == "removed"
+
+
+@pytest.mark.django_db
+def test_being_unavailable_first_is_no_way_around_that(acme: Party, add_model: Any) -> None:
+    row = add_model(state="unavailable")
+    used(acme, row, NOW - timedelta(hours=20))
+    with pytest.raises(Conflict, match="force"):
+        move_model(model_id=row.id, to="removed")
+
+
+@pytest.mark.django_db
+def test_what_was_used_two_days_ago_or_answered_nothing_is_removed_by_hand(acme: Party, add_model: Any) -> None:
+    row = add_model(state="deprecated")
+    used(acme, row, NOW - 2 * DAY)
+    used(acme, row, NOW - timedelta(hours=20), status="provider_error")
+    assert move_model(model_id=row.id, to="removed").state == "removed"

@@ -153,8 +153,10 @@ def test_a_move_names_the_legal_ones(operator: Any, vendor: Any) -> None:
     [
         {"to": "flying"},
         {"reason": "no aim"},
-        {"to": "unavailable", "sunset_at": "2099-01-01T00:00:00Z"},
-        {"to": "deprecated", "successor": NOBODY},
+        {"to": "unavailable"},
+        {"to": "unavailable", "reason": ""},
+        {"to": "unavailable", "reason": "x", "sunset_at": "2099-01-01T00:00:00Z"},
+        {"to": "deprecated", "reason": "x", "successor": NOBODY},
     ],
 )
 def test_a_move_that_makes_no_sense_is_400(body: dict[str, str], operator: Any, vendor: Any) -> None:

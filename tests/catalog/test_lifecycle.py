@@ -40,6 +40,9 @@ def test_the_table_is_exactly_this() -> None:
 def test_a_refusal_names_the_way_on() -> None:
     assert refusal("testing", "removed").endswith("from there it goes to available or draft.")
     assert refusal("removed", "draft").endswith("that is the end.")
+    assert refusal("unavailable", "deprecated") == (
+        "The model became unavailable meanwhile; if it shall still become deprecated, move it again."
+    )
 
 
 def put(row: EmbeddingModel, state: str, **facts: Any) -> None:
@@ -104,8 +107,9 @@ def test_a_move_is_told_after_its_commit(add_model: Callable[..., Any], committe
 
 def test_a_model_in_testing_is_released_after_its_validation_only(add_model: Callable[..., Any]) -> None:
     row = add_model(state="testing")
-    with pytest.raises(IllegalTransition, match="has not passed its validation"):
+    with pytest.raises(IllegalTransition, match="has not passed its validation") as refused:
         move_model(model_id=row.id, to="available")
+    assert refused.value.extra["legal"] == ["draft"]
     EmbeddingModel.objects.filter(id=row.id).update(validated_at=utc_now())
     change_model(model_id=row.id, max_tokens=7)  # what was validated is no longer what would be released
     with pytest.raises(IllegalTransition):
@@ -151,8 +155,9 @@ def test_an_unavailable_model_says_why_and_stops_saying_so(add_model: Callable[.
 def test_drift_is_not_mended_by_hand(add_model: Callable[..., Any]) -> None:
     row = add_model()
     move_model(model_id=row.id, to="unavailable", cause=Cause.DRIFT)
-    with pytest.raises(IllegalTransition, match="drifted"):
+    with pytest.raises(IllegalTransition, match="drifted") as refused:
         move_model(model_id=row.id, to="available")
+    assert refused.value.extra["legal"] == ["deprecated", "removed"]
 
 
 @pytest.mark.parametrize("state", ["available", "testing"])

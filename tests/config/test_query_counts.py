@@ -81,7 +81,7 @@ def world(
             operator,
             f"{MODELS}/catalog/{model.id}/events",
             lambda n: operator.post(
-                f"{MODELS}/catalog/{model.id}/transition", {"to": ("unavailable", "available")[n % 2]}
+                f"{MODELS}/catalog/{model.id}/transition", {"to": ("unavailable", "available")[n % 2], "reason": "x"}
             ),
         ),
         "ProviderViews.list": (
