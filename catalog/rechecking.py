@@ -1,28 +1,54 @@
-"""The daily look at spaces that several models share: are they still the same?
+"""Whether models are still what was measured: looked at every day where several share a space, and at once where their
+provider moved.
 
 Owns which rows are looked at and what a day may cost; how one is measured, and what follows, is `catalog.validating`.
 Failure: one model's failure is a failed check in its own row and never stops the others. What the cap left out comes
-first the next day.
+first the next day; so does what no worker could be asked for, because the broker was away.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 
+from django.db import transaction
 from django.db.models import Count, Max, Q, Sum
 from django.db.models.functions import Coalesce
 
-from catalog.models import EmbeddingModel, ModelCheck, State
+from catalog import events
+from catalog.lifecycle import UNRELEASED
+from catalog.loading import endpoints_of
+from catalog.models import EmbeddingModel, ModelCheck, Provider, State
 from catalog.validating import recheck_model
+from core.clock import utc_now
 
 log = logging.getLogger(__name__)
 TOKENS_A_DAY = 200_000  # some four hundred models; a cent at usual prices
 _IN_USE = Q(state__in=(State.AVAILABLE, State.DEPRECATED)) | Q(state=State.UNAVAILABLE, unavailable_cause="drift")
+_WAS_MEASURED = Q(validated_at=None, checks__isnull=False)  # and has changed since, or did not pass
+
+
+def measure_anew(provider: Provider, *, is_elsewhere: bool) -> None:
+    """Has a worker validate, after the commit, the models in use that nobody has measured where they are. To be called
+    in the transaction of a change: `is_elsewhere`, of the address, after which nothing of them is known any more;
+    else of a secret, which seeded rows have waited for. Until it is done, in seconds, they serve as before."""
+    from catalog.tasks import validate_model  # it imports this module
+
+    rows = EmbeddingModel.objects.filter(provider=provider)
+    if is_elsewhere:  # a measuring that is under way was of the old address: `updated_at` tells
+        rows.filter(state__in=UNRELEASED).update(cuts="")
+        rows.exclude(state=State.REMOVED).update(validated_at=None, updated_at=utc_now())
+    if not provider.is_enabled or not endpoints_of(provider):
+        return
+    for model_id in rows.filter(_IN_USE, validated_at=None).values_list("id", flat=True):
+        ask = partial(validate_model.delay, str(model_id), events.SYSTEM)
+        transaction.on_commit(ask, robust=True)
 
 
 def recheck_spaces(*, now: datetime) -> int:
-    """Rechecks every row that shares its space with another one, those first that waited longest. Says how many."""
+    """Rechecks every row that shares its space with another one, or has changed since it was measured, those first that
+    waited longest. Says how many."""
     shared = (
         EmbeddingModel.objects.filter(state__in=(State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED))
         .values("space")
@@ -31,7 +57,7 @@ def recheck_spaces(*, now: datetime) -> int:
         .values("space")
     )
     rows = (
-        EmbeddingModel.objects.filter(_IN_USE, space__in=shared, provider__is_enabled=True)
+        EmbeddingModel.objects.filter(_IN_USE, Q(space__in=shared) | _WAS_MEASURED, provider__is_enabled=True)
         .annotate(looked=Max("checks__at"))
         .order_by(Coalesce("looked", datetime.min.replace(tzinfo=now.tzinfo)), "id")
     )

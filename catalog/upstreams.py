@@ -3,7 +3,8 @@
 Decides which secrets a kind of provider takes, which caps it starts with, and which addresses it may have. A Vertex
 service account names the address that its holder asks for tokens (`token_uri`); one that is not Google's is an
 operator's to give, because the web workers would call it from inside our network. Every function is one transaction
-and tells the data plane after its commit. Secrets are sealed here and never read back.
+and tells the data plane after its commit. Secrets are sealed here and never read back. What another address or a first
+secret means for the provider's models is `catalog.rechecking`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from catalog.addresses import check_base_url
 from catalog.loading import PLATFORM, sealer
 from catalog.models import EmbeddingModel, Provider, ProviderCredential, State, Tokenizer
 from catalog.publishing import catalog_changed
+from catalog.rechecking import measure_anew
 from core.errors import AlreadyExists, InUse, InvalidRequest, NotFound
 from providers.base import Kind
 from providers.vertex_tokens import TOKEN_URI, token_uri_of
@@ -46,6 +48,7 @@ CAPS: Mapping[Kind, tuple[int, int]] = {
     Kind.VERTEX: (250, 20_000),
 }
 _DEFAULT_CAPS = (2048, 300_000)
+_ADDRESS = ("base_url", "region", "project", "api_version")  # another one may be another server with other models
 _PATHS = frozenset({"health"})  # what stands at `/embedding-models/providers/…` where a slug would
 
 
@@ -116,7 +119,7 @@ def change_provider(
     with transaction.atomic():
         row = held_provider(slug)
         once_held()
-        before = facts_of(row)
+        before, was = facts_of(row), [getattr(row, name) for name in _ADDRESS]
         for name, value in settings.items():
             setattr(row, name, value)
         _check(row)
@@ -128,6 +131,7 @@ def change_provider(
             _add_credential(row, secret, label="")
         after = _told(row, secret)
         record("provider.changed", tenant_id=None, subject="provider", subject_id=slug, before=before, after=after)
+        measure_anew(row, is_elsewhere=[getattr(row, name) for name in _ADDRESS] != was)
         catalog_changed()
     return row
 
@@ -150,9 +154,11 @@ def add_credential(
     """One more credential to rotate over."""
     check_service_account(secret, by_operator)
     with transaction.atomic():
-        credential = _add_credential(held_provider(slug), secret, label)
+        provider = held_provider(slug)
+        credential = _add_credential(provider, secret, label)
         after = facts_of(credential)
         record("provider_credential.added", tenant_id=None, subject="provider", subject_id=slug, after=after)
+        measure_anew(provider, is_elsewhere=False)
         catalog_changed()
     return credential
 
