@@ -49,6 +49,7 @@ class Deployment:
     batch_window_s: float = 0.0  # how long texts gather while others of their tenant are under way
     mixes_tenants: bool = False  # a call may carry texts of several tenants
     unavailable_cause: str = ""  # a word of `catalog.lifecycle.Cause`, while the state is unavailable
+    is_delisted: bool = False  # its vendor's lists have lacked it, so that calls which pass do not bring it back
     template: Endpoint | None = None  # as its provider is called, without a credential
 
     def price_at(self, moment: datetime) -> int | None:

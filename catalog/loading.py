@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import Subquery
 
 from catalog.deployments import Catalog, Deployment, PricePoint
+from catalog.discovery import GONE_AFTER
 from catalog.models import Capability, CatalogVersion, Cuts, EmbeddingModel, Provider, ProviderCredential, Tokenizer
 from catalog.observing import observe_states
 from core.money import nano_from_usd
@@ -92,7 +93,13 @@ def deployment_of(row: EmbeddingModel) -> Deployment:
         created_at=row.created_at,
         prices=tuple(PricePoint(p.effective_from, nano_from_usd(p.cost_per_million_tokens)) for p in row.prices.all()),
         unavailable_cause=row.unavailable_cause,
+        is_delisted=is_delisted(row),
     )
+
+
+def is_delisted(row: EmbeddingModel) -> bool:
+    """Whether its vendor listed it once, and does not any more."""
+    return row.listed_at is not None and row.missed_listings >= GONE_AFTER
 
 
 def serves_cuts(row: EmbeddingModel) -> bool:

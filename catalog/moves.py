@@ -57,6 +57,9 @@ def move_model(
         changes["unavailable_cause"] = cause.value
     elif to == State.TESTING:
         changes["validated_at"] = None
+    elif row.state == State.UNAVAILABLE and to == State.AVAILABLE and proof is not Proof.TRIALS:
+        # Somebody knows better than its vendor's lists, which say nothing of it any more until it is in one again.
+        changes |= {"listed_at": None, "missed_listings": 0} if row.missed_listings else {}
     elif to == State.AVAILABLE and proof is Proof.VOUCHED and Capability.MATRYOSHKA in row.capabilities:
         changes["cuts"] = Cuts.VOUCHED
     is_legal = to in lifecycle.legal_moves(row.state)

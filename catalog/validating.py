@@ -19,7 +19,7 @@ from audit.services import covering, record
 from catalog import events
 from catalog.equality import FailedProbe, Measured, differences
 from catalog.lifecycle import Cause, Proof
-from catalog.loading import deployment_of
+from catalog.loading import deployment_of, is_delisted
 from catalog.models import Capability, EmbeddingModel, ModelCheck, State, VectorSpace
 from catalog.moves import find_model, locked_model, move_model
 from catalog.probes import probes_for, short_probes
@@ -184,11 +184,18 @@ def _conclude(row: EmbeddingModel, outcome: _Outcome, kind: str, actor: str) -> 
         _keep_facts(row, outcome, is_passed=check.passed and kind == ModelCheck.Kind.VALIDATION)
     if outcome.drifted and row.state in (State.AVAILABLE, State.DEPRECATED):
         _quarantine(row, outcome.drifted, actor)
-    elif check.passed and row.state == State.UNAVAILABLE and row.unavailable_cause == Cause.DRIFT:
-        reason = "its vectors are those of its space again"
+    elif check.passed and row.state == State.UNAVAILABLE and (row.unavailable_cause == Cause.DRIFT or _is_gone(row)):
+        reason = (
+            "it answers, whatever its vendor lists" if _is_gone(row) else "its vectors are those of its space again"
+        )
         move_model(model_id=row.id, to=State.AVAILABLE, reason=reason, actor=actor, proof=Proof.EQUALITY)
     row.refresh_from_db(fields=["state"])  # it is shown with the check
     return check
+
+
+def _is_gone(row: EmbeddingModel) -> bool:
+    """Whether it is out because its vendor's lists lack it."""
+    return row.unavailable_cause == Cause.PROVIDER and is_delisted(row)
 
 
 def _keep_facts(row: EmbeddingModel, outcome: _Outcome, *, is_passed: bool) -> None:

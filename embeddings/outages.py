@@ -1,7 +1,8 @@
 """Which models a provider has stopped serving, and which it serves again, by what the breakers saw. Pure.
 
 A model is out when no route of it has been closed for `after_s`: it is shown as unavailable (cause `provider`), tenants
-are told, and real traffic goes on trying it as its breakers allow. It is back when one route is closed again.
+are told, and real traffic goes on trying it as its breakers allow. It is back when one route is closed again. One that
+its vendor's lists lack stays out all the same, for as long as they do: it may answer until it is switched off.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def judge(
             continue
         is_out = deployment.state == "unavailable" and deployment.unavailable_cause == Cause.PROVIDER
         if "closed" in routes:
-            if is_out:
+            if is_out and not deployment.is_delisted:
                 found.back.append(deployment.model_id)
             continue
         began = found.since[deployment.model_id] = since.get(deployment.model_id, now)

@@ -12,6 +12,7 @@ import time_machine
 from django.core.cache import cache
 
 from catalog.models import EmbeddingModel, ModelEvent
+from catalog.validating import validate_model
 from embeddings import selection
 from embeddings.breaker import Outcome
 from embeddings.outages import judge
@@ -19,8 +20,13 @@ from embeddings.requests import EmbeddingRequest
 from embeddings.routes import route_key
 from embeddings.tasks import follow_breakers
 from providers.base import Endpoint, Kind
+from tests.catalog.conftest import openai, table, vendor
+from tests.catalog.looks import entry, look
 from tests.embeddings.boards import Clock, processes
 from tests.embeddings.building import NOW, choice, deployment, request, snapshot
+from tests.fakes.openai import FakeOpenAI
+
+__all__ = ["openai", "table", "vendor"]
 
 OUT = {"state": "unavailable", "unavailable_cause": "provider"}
 SMALL = deployment("small")
@@ -54,6 +60,11 @@ def test_it_comes_back_when_a_trial_closed_its_breaker():
     gone = deployment("small", **OUT)
     assert judge([gone], {AT: ["half_open"]}, {}, now=1, after_s=1).back == []
     assert judge([gone], {AT: ["closed"]}, {}, now=1, after_s=1).back == [gone.model_id]
+
+
+def test_calls_that_pass_do_not_bring_back_what_its_vendor_does_not_list():
+    gone = deployment("small", **OUT, is_delisted=True)
+    assert judge([gone], {AT: ["closed"]}, {}, now=1, after_s=1).back == []
 
 
 @pytest.mark.parametrize(("cause", "is_tried"), [("provider", True), ("drift", False), ("operator", False)])
@@ -93,6 +104,41 @@ def test_beat_shows_a_dead_provider_and_its_return(add_model: Any):
     event = ModelEvent.objects.filter(model=row).first()
     assert event is not None
     assert "300 s" in str(event.reason)
+
+
+@pytest.fixture
+def gone(vendor: FakeOpenAI) -> EmbeddingModel:
+    """A model that three lists of its vendor lacked, though calls to it pass."""
+    look()
+    EmbeddingModel.objects.update(state="available")
+    vendor.switch(listed=[entry("text-embedding-3-large")])
+    for _ in range(3):
+        look()
+    row = EmbeddingModel.objects.get(name="text-embedding-3-small")
+    outcomes(route_key(Endpoint("vendor", Kind.OPENAI, credential_id="c1"), row.identifier), Outcome.OK)
+    return row
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_its_vendor_does_not_list_stays_out_until_it_is_in_a_list_again(vendor: FakeOpenAI, gone: EmbeddingModel):
+    assert state_of(gone.id) == ("unavailable", "provider")
+    assert follow_breakers()["back"] == 0
+    look()
+    assert state_of(gone.id) == ("unavailable", "provider")
+    vendor.switch(listed=[entry("text-embedding-3-large"), entry("text-embedding-3-small")])
+    look()
+    assert follow_breakers()["back"] == 1
+    assert state_of(gone.id) == ("available", "")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_or_until_a_validation_passes_which_no_list_gainsays(vendor: FakeOpenAI, gone: EmbeddingModel):
+    assert validate_model(model_id=gone.id).passed
+    assert state_of(gone.id) == ("available", "")
+    for _ in range(4):
+        look()
+        follow_breakers()
+    assert state_of(gone.id) == ("available", "")
 
 
 def state_of(model_id: UUID) -> tuple[str, str]:
