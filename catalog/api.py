@@ -30,6 +30,7 @@ from catalog.fields import (
     NewCredential,
     NewProvider,
     PriceFields,
+    PriceGlimpse,
     ProviderFields,
     ProviderGlimpse,
     SunsetFields,
@@ -44,8 +45,8 @@ from catalog.rest import (
     page_number,
     refuse_unknown_parameters,
 )
-from catalog.selectors import list_models
-from core.errors import InvalidRequest
+from catalog.selectors import SHOWN_TO_TENANTS, list_models
+from core.errors import InvalidRequest, NotFound
 
 _FIRST = {
     "provider": "openai",
@@ -62,6 +63,7 @@ _FIRST = {
 @extend_schema_view(
     list=extend_schema(
         summary="The catalogue, by pages",
+        description="Tenants see what was released and is not removed.",
         parameters=[
             OpenApiParameter("provider", str, description="Slug of a provider."),
             OpenApiParameter("type", str, description="`model_type`, such as `text`."),
@@ -112,6 +114,7 @@ class CatalogViews(Versioned, GenericViewSet[EmbeddingModel]):
             "state": asked.get("state"),
             "available_only": _flag(request, "available_only", default=True),
             "q": asked.get("q", ""),
+            "is_operators": _is_operator(request),
         }
 
         def read() -> dict[str, Any]:
@@ -127,7 +130,7 @@ class CatalogViews(Versioned, GenericViewSet[EmbeddingModel]):
         moves.locked_model(self.kwargs["pk"])
 
     def retrieve(self, request: Request, pk: UUID) -> Response:
-        return Response(ModelFields(services.find_model(pk)).data)
+        return Response(ModelFields(_shown_model(request, pk)).data)
 
     def create(self, request: Request) -> Response:
         fields = ModelFields(data=request.data)
@@ -214,11 +217,17 @@ class CatalogViews(Versioned, GenericViewSet[EmbeddingModel]):
         rows = self.paginate_queryset(services.find_model(pk).events.order_by(*self.ordering))  # type: ignore[arg-type]
         return self.get_paginated_response(EventFields(rows, many=True).data)
 
-    @extend_schema(summary="All prices, the newest first", responses=PriceFields(many=True), filters=False)
+    @extend_schema(
+        summary="All prices, the newest first",
+        description="Tenants see no `source` and no `reason`.",
+        responses=PriceFields(many=True),
+        filters=False,
+    )
     @action(detail=True, methods=["get"], pagination_class=KeysetPagination)
     def prices(self, request: Request, pk: UUID) -> Response:
-        rows = self.paginate_queryset(services.find_model(pk).prices.order_by(*self.ordering))  # type: ignore[arg-type]
-        return self.get_paginated_response(PriceFields(rows, many=True).data)
+        rows = self.paginate_queryset(_shown_model(request, pk).prices.order_by(*self.ordering))  # type: ignore[arg-type]
+        shown_as: type[serializers.BaseSerializer[Any]] = PriceFields if _is_operator(request) else PriceGlimpse
+        return self.get_paginated_response(shown_as(rows, many=True).data)
 
     @extend_schema(summary="Set the price from a moment on", request=PriceFields, responses={201: PriceFields})
     @prices.mapping.post
@@ -331,6 +340,14 @@ class ProviderViews(Versioned, GenericViewSet[Provider]):
     @action(detail=True, methods=["get"], url_path="tests/<uuid:test_id>", read_scope="operator")
     def tested(self, request: Request, slug: str, test_id: UUID) -> Response:
         return Response(TestFields(connection_tests.find_of(upstreams.find_provider(slug), test_id)).data)
+
+
+def _shown_model(request: Request, model_id: UUID) -> EmbeddingModel:
+    """The row, or `NotFound`; to tenants a draft and a model that is removed are not there."""
+    row = services.find_model(model_id)
+    if row.state not in SHOWN_TO_TENANTS and not _is_operator(request):
+        raise NotFound(f"The catalogue has no model {model_id}.")
+    return row
 
 
 def _is_operator(request: Request) -> bool:

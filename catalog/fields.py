@@ -225,6 +225,16 @@ class PriceFields(StrictRows):
         read_only_fields = ("id", "created_at")
 
 
+class PriceGlimpse(serializers.ModelSerializer[Price]):
+    """What tenants see of a price."""
+
+    cost_per_million_tokens = Money()
+
+    class Meta:
+        model = Price
+        fields = ("id", "cost_per_million_tokens", "effective_from", "created_at")
+
+
 class SecretFields(StrictFields):
     """What the vendor knows us by. Which fields belong together depends on the kind of the provider."""
 

@@ -26,11 +26,10 @@ from catalog import lifecycle, moves, services
 from catalog.admin_base import Decimals, Dialog, HouseAdmin, Numbers, RowForm, ShownRows, is_operator, posted
 from catalog.admin_looks import TONES, money, per_million, when
 from catalog.models import Capability, EmbeddingModel, Price, State, name_rule
-from catalog.selectors import price_now
+from catalog.selectors import SHOWN_TO_TENANTS, price_now
 from catalog.tasks import validate_model
 from core.clock import utc_now
 
-SHOWN_TO_TENANTS = (State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED)
 _FROZEN = ("name", "identifier", "dimensions")  # in a released row; its space as well
 _ABILITIES = (
     (Capability.DIMENSIONS.value, "The provider takes a width"),

@@ -12,6 +12,8 @@ from catalog.models import EmbeddingModel, Price, State
 from core.clock import utc_now
 from core.errors import NotFound
 
+SHOWN_TO_TENANTS = (State.AVAILABLE, State.UNAVAILABLE, State.DEPRECATED)
+
 
 def list_models(
     *,
@@ -20,12 +22,15 @@ def list_models(
     state: str | None = None,
     available_only: bool = True,
     q: str = "",
+    is_operators: bool = True,
 ) -> QuerySet[EmbeddingModel]:
     """Catalogue rows with all that is shown of them, by name; a state asked for goes before `available_only`. One
-    query, the price in force included."""
+    query, the price in force included. Who is no operator sees what was released and is not removed."""
     begun = Price.objects.filter(model=OuterRef("pk"), effective_from__lte=utc_now())
     found = EmbeddingModel.objects.select_related("provider", "space")
     found = found.annotate(price_in_force=Subquery(begun.values("cost_per_million_tokens")[:1]))
+    if not is_operators:
+        found = found.filter(state__in=SHOWN_TO_TENANTS)
     if provider is not None:
         found = found.filter(provider__slug=provider)
     if model_type is not None:

@@ -297,6 +297,26 @@ def test_tenants_read_and_nothing_else(vendor: Any, mallory: Party, mint: Any, a
     assert as_key(mint(mallory.id, "embeddings")).get(CATALOG).status_code == 403
 
 
+@pytest.mark.parametrize("state", ["draft", "testing", "removed"])
+def test_tenants_see_nothing_of_what_is_not_released_or_is_removed(
+    state: str, operator: Any, acme: Party, vendor: Any, add_model: Any
+) -> None:
+    hidden = add_model("hidden", state="draft")
+    EmbeddingModel.objects.filter(id=hidden.id).update(state=state)
+    for api, found in ((operator, ["hidden", "small"]), (acme.api, ["small"])):
+        assert [each["model_name"] for each in api.get(f"{CATALOG}?available_only=false").json()["models"]] == found
+        assert api.get(f"{CATALOG}?state={state}").json()["pagination"]["total"] == len(found) - 1
+        statuses = [api.get(f"{CATALOG}/{hidden.id}{path}").status_code for path in ("", "/prices")]
+        assert statuses == ([200, 200] if api is operator else [404, 404])
+
+
+def test_tenants_see_what_a_price_is_and_not_why(operator: Any, acme: Party, vendor: Any) -> None:
+    url = f"{CATALOG}/{vendor.id}/prices"
+    told = [api.get(url).json()["results"][0] for api in (operator, acme.api)]
+    assert set(told[0]) - set(told[1]) == {"source", "reason"}
+    assert told[1]["cost_per_million_tokens"] == "0.02"
+
+
 def test_a_change_is_published_after_its_commit(operator: Any, vendor: Any, changes: Any, committed: Any) -> None:
     from catalog.loading import catalog_version
     from core.changes import Change
