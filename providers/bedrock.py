@@ -93,25 +93,10 @@ class BedrockProvider:
         return await asyncio.to_thread(self._list)
 
     def _list(self) -> list[ListedModel]:
-        import boto3  # type: ignore[import-untyped]
-        from botocore.config import Config  # type: ignore[import-untyped]
         from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
-        secret = self.endpoint.secret
-        seconds = self.endpoint.timeout_s
-        config = Config(connect_timeout=seconds, read_timeout=seconds, retries={"total_max_attempts": 1})
-        if self._signer is None:
-            raise ProviderFailure(FailureKind.CREDENTIAL, "models are listed with access keys, not with an API key")
         try:
-            client = boto3.client(
-                "bedrock",
-                region_name=self.endpoint.region,
-                endpoint_url=self.endpoint.base_url or None,
-                aws_access_key_id=secret["aws_access_key_id"],
-                aws_secret_access_key=secret["aws_secret_access_key"],
-                aws_session_token=secret.get("aws_session_token") or None,
-                config=config,
-            )
+            client = _sdk_client(self.endpoint)
             found: list[dict[str, Any]] = client.list_foundation_models(byOutputModality="EMBEDDING")["modelSummaries"]
         except ClientError as error:
             told = error.response
@@ -136,6 +121,39 @@ class BedrockProvider:
 
     def statistics(self) -> Mapping[str, int]:
         return self._client.statistics()
+
+
+def _sdk_client(endpoint: Endpoint) -> Any:
+    """The official client of what there is in a region, with the endpoint's own credential and no other."""
+    import boto3  # type: ignore[import-untyped]
+    from botocore import UNSIGNED  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    secret, seconds = endpoint.secret, endpoint.timeout_s
+    api_key = secret.get("api_key")
+    config = Config(
+        connect_timeout=seconds,
+        read_timeout=seconds,
+        retries={"total_max_attempts": 1},
+        # The SDK's own way with an API key is its environment's, one for all providers, and never over plain HTTP.
+        signature_version=UNSIGNED if api_key else "v4",
+    )
+    client = boto3.client(
+        "bedrock",
+        region_name=endpoint.region,
+        endpoint_url=endpoint.base_url or None,
+        aws_access_key_id=secret.get("aws_access_key_id"),
+        aws_secret_access_key=secret.get("aws_secret_access_key"),
+        aws_session_token=secret.get("aws_session_token") or None,
+        config=config,
+    )
+    if api_key:
+
+        def carry(request: Any, **_: Any) -> None:
+            request.headers["Authorization"] = f"Bearer {api_key}"
+
+        client.meta.events.register("request-created.bedrock", carry)
+    return client
 
 
 def _credential(endpoint: Endpoint, host: str) -> tuple[Signer | None, dict[str, str]]:
