@@ -49,7 +49,7 @@ def load_catalog() -> Catalog:
     )
     version = rows[0].read_at or 0 if rows else 0  # an empty one is read anew until there is something
     catalog = Catalog(version, {row.id: deployment_of(row) for row in rows})
-    observe_states({f"{each.provider}/{each.name}": each.state for each in catalog.deployments.values()})
+    observe_states({(each.name, each.provider): each.state for each in catalog.deployments.values()})
     return catalog
 
 

@@ -77,7 +77,10 @@ ledger_rows = Counter("ledger_rows_total", "Usage rows committed.")
 holds_active = Gauge("holds_active", "Requests that hold something of their limits now.", multiprocess_mode="livesum")
 holds_expired = Counter("holds_expired_total", "Holds whose worker was gone, by what became of them.", ["outcome"])
 model_state = Gauge(
-    "embedding_model_state", "1 for the state a model is in.", ["model", "state"], multiprocess_mode="mostrecent"
+    "embedding_model_state",
+    "1 for the state a model is in.",
+    ["model", "provider", "state"],
+    multiprocess_mode="mostrecent",
 )
 breaker_state = Gauge(
     "circuit_breaker_state",

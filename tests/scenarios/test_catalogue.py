@@ -143,7 +143,7 @@ def test_a_model_that_its_vendor_retires_reaches_people_and_answers(story):
     eventually(lambda: "link" in story.platform.embed(story.key, input="a", model=f"good/{SMALL}").headers, 10)
     told = story.platform.embed(story.key, input="b", model=f"good/{SMALL}").json["quiver"]["deprecation"]
     assert (told["sunset"], told["successor"]) == (f"{ENDS}T00:00:00Z", SMALL)
-    state = {"model": f"good/{SMALL}", "state": "deprecated"}
+    state = {"model": SMALL, "provider": "good", "state": "deprecated"}
     eventually(lambda: story.metric("embedding_model_state", **state) == 1, 10)
 
 
