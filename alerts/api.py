@@ -157,6 +157,12 @@ class ChannelWithTest(ChannelFields):
         return None if found is None else dict(DeliveryFields(found).data)
 
 
+class ChannelFilters(django_filters.FilterSet):
+    class Meta:
+        model = AlertChannel
+        fields = ("kind", "is_enabled", "minimum_severity")
+
+
 @extend_schema_view(
     list=extend_schema(summary="The ways in which somebody is told"),
     retrieve=extend_schema(summary="One channel, and how its last test went", responses=ChannelWithTest),
@@ -195,6 +201,8 @@ class ChannelViews(Versioned, mixins.ListModelMixin, GenericViewSet[AlertChannel
     read_scope, write_scope = "usage:read", "billing:write"
     serializer_class = ChannelFields
     queryset = AlertChannel.objects.none()
+    filterset_class = ChannelFilters
+    orders = (*BY_TIME, "name", "-name")
     filter_backends = (StrictFilters,)
     volatile = frozenset({"last_test", "secret"})
     lookup_value_converter = "uuid"

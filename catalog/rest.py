@@ -197,7 +197,8 @@ BY_TIME = ("-created_at", "created_at")  # the `orders` of a view; the first is 
 
 class KeysetPagination(CursorPagination):
     """`{"results","next","previous"}`, `limit` rows a page. A view orders by `ordering`, or as its caller chooses among
-    its `orders`; pages stay right while rows are being added."""
+    its `orders`, whose fields are `ordered_by` others where an index has those; pages stay right while rows are being
+    added."""
 
     page_size = 50
     max_page_size = 200
@@ -214,7 +215,8 @@ class KeysetPagination(CursorPagination):
             return cast("tuple[str, ...]", getattr(view, "ordering", self.ordering))
         if asked not in orders:
             raise errors.InvalidRequest(f"`ordering` is {', '.join(orders)}.", param="ordering")
-        return asked, "-id" if asked.startswith("-") else "id"
+        name, sign = asked.removeprefix("-"), "-" if asked.startswith("-") else ""
+        return sign + getattr(view, "ordered_by", {}).get(name, name), f"{sign}id"
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = super().get_schema_operation_parameters(view)

@@ -54,6 +54,17 @@ class NewTenant(StrictRows):
         fields = ("name", "slug", "tier")
 
 
+class TenantFilters(django_filters.FilterSet):
+    q = django_filters.CharFilter(method="containing", label="Part of a name or a slug.")
+
+    class Meta:
+        model = Tenant
+        fields = ("tier", "is_suspended")
+
+    def containing(self, found: QuerySet[Tenant], name: str, value: str) -> QuerySet[Tenant]:
+        return found.filter(Q(name__icontains=value) | Q(slug__icontains=value))
+
+
 @extend_schema_view(
     list=extend_schema(summary="All tenants"),
     retrieve=extend_schema(summary="One tenant"),
@@ -71,6 +82,8 @@ class TenantViews(Versioned, mixins.ListModelMixin, GenericViewSet[Tenant]):
     read_scope = write_scope = "operator"
     serializer_class = TenantFields
     queryset = Tenant.objects.all()
+    filterset_class = TenantFilters
+    orders = ("slug", "-slug", *BY_TIME)
     ordering = ("slug",)
     filter_backends = (StrictFilters,)
     lookup_value_converter = "uuid"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from rest_framework.viewsets import GenericViewSet
 from audit import selectors
 from audit.actors import Kind
 from audit.models import AuditEvent
-from catalog.rest import StrictFilters
+from catalog.rest import BY_TIME, StrictFilters
 from core.clock import utc_now
 from core.errors import InvalidRequest, KeyNotPermitted, NotFound
 from tenants.audit_exports import export
@@ -126,7 +127,9 @@ class EventViews(mixins.ListModelMixin, GenericViewSet[AuditEvent]):
     filterset_class = EventFilters
     filter_backends = (StrictFilters,)
     parameters = ("tenant",)
-    ordering = ("-id",)  # begins with the time
+    orders = BY_TIME
+    ordered_by = MappingProxyType({"created_at": "id"})  # which begins with the time
+    ordering = ("-id",)
     lookup_value_converter = "uuid"
 
     def get_queryset(self) -> QuerySet[AuditEvent]:

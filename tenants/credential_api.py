@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from catalog.fields import SecretFields, TestFields
-from catalog.rest import StrictFilters, StrictRows, Versioned
+from catalog.rest import BY_TIME, StrictFilters, StrictRows, Versioned
 from tenants import own_credentials, selectors
 from tenants.authentication import tenant_of
 from tenants.models import TenantCredential
@@ -96,6 +96,7 @@ class OwnCredentialViews(Versioned, mixins.ListModelMixin, GenericViewSet[Tenant
     serializer_class = OwnCredentialFields
     queryset = TenantCredential.objects.none()
     filterset_class = OwnCredentialFilters
+    orders = (*BY_TIME, "label", "-label")
     filter_backends = (StrictFilters,)
     lookup_value_converter = "uuid"
 

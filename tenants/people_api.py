@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from catalog.rest import StrictFields, StrictFilters, Versioned
+from catalog.rest import BY_TIME, StrictFields, StrictFilters, Versioned
 from core.clock import utc_now
 from tenants import invitations, mail, members, selectors, services
 from tenants.api import TenantFields
@@ -106,6 +106,7 @@ class MemberViews(Versioned, mixins.ListModelMixin, GenericViewSet[Membership]):
     serializer_class = MemberFields
     queryset = Membership.objects.none()
     filterset_class = MemberFilters
+    orders = BY_TIME
     filter_backends = (StrictFilters,)
     lookup_value_converter = "int"
 
@@ -192,6 +193,7 @@ class InvitationViews(Versioned, mixins.ListModelMixin, GenericViewSet[Invitatio
     serializer_class = InvitationFields
     queryset = Invitation.objects.none()
     filterset_class = InvitationFilters
+    orders = (*BY_TIME, "email", "-email")
     filter_backends = (StrictFilters,)
     volatile = frozenset({"link", "is_mailed"})  # told once
     lookup_value_converter = "uuid"

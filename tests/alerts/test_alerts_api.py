@@ -116,6 +116,17 @@ def test_a_name_is_there_once_in_a_tenant(acme: Party, globex: Party) -> None:
     assert globex.api.post(CHANNELS, CHANNEL).status_code == 201
 
 
+def test_channels_are_filtered_and_ordered(acme: Party) -> None:
+    one, two = (
+        acme.api.post(CHANNELS, CHANNEL | words).json()["id"]
+        for words in ({"name": "a", "minimum_severity": "critical"}, {"name": "b", "is_enabled": False})
+    )
+    queries = ("is_enabled=false", "minimum_severity=critical", "kind=webhook", "ordering=name")
+    found = [ids(acme.api.get(f"{CHANNELS}?{query}")) for query in queries]
+    assert found == [[two], [one], [], [one, two]]
+    assert acme.api.get(f"{CHANNELS}?kind=pigeon").json()["errors"].keys() == {"kind"}
+
+
 def test_there_is_a_most_of_channels(acme: Party) -> None:
     answers = [acme.api.post(CHANNELS, CHANNEL | {"name": f"c{n}"}).status_code for n in range(MOST_CHANNELS + 1)]
     assert answers == [201] * MOST_CHANNELS + [409]

@@ -108,6 +108,8 @@ def test_pages_hold_each_event_once_and_cost_the_same(quiet: Party) -> None:
     second = quiet.api.get(first.json()["next"])
     third = quiet.api.get(second.json()["next"])
     assert ids(first) + ids(second) + ids(third) == made[::-1]  # the newer ones come before the first page
+    oldest = quiet.api.get(f"{EVENTS}?limit=3&ordering=created_at")
+    assert (ids(oldest) + ids(quiet.api.get(oldest.json()["next"])))[:5] == made
     assert len(more) == 50
     assert len(few) == len(many) <= 15
 

@@ -169,7 +169,20 @@ def test_a_list_is_ordered_as_asked_over_all_its_pages(path: str, acme: Party) -
     assert (refused.status_code, list(refused.json()["errors"])) == (400, ["ordering"])
 
 
-@pytest.mark.parametrize("path", ["usage/records", "tenant-models", "agents", "alerts"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "usage/records",
+        "tenant-models",
+        "agents",
+        "alerts",
+        "alert-channels",
+        "audit-events",
+        "invitations",
+        "members",
+        "provider-credentials",
+    ],
+)
 def test_other_lists_know_their_orders_as_well(path: str, acme: Party) -> None:
     orders = ("created_at", "-created_at", "tokens")
     answers = [acme.api.get(f"/api/v1/{path}", {"ordering": order}) for order in orders]

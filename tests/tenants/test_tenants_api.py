@@ -121,6 +121,26 @@ def test_a_change_raises_the_version_and_is_published(operator: Any, acme: Party
     assert (config.version, config.is_suspended) == (before + 1, True)
 
 
+def test_tenants_are_found_by_a_part_of_their_name_and_listed_as_asked(operator: Any) -> None:
+    for slug, name in (("alpha", "First"), ("beta", "Second"), ("gamma", "An alphabet")):
+        operator.post(TENANTS, {"slug": slug, "name": name})
+    operator.patch(f"{TENANTS}/{operator.get(f'{TENANTS}?q=beta').json()['results'][0]['id']}", {"is_suspended": True})
+
+    def slugs(query: str) -> list[str]:
+        first = operator.get(f"{TENANTS}?limit=2&{query}").json()
+        rest = operator.get(first["next"]).json()["results"] if first["next"] else []
+        return [each["slug"] for each in first["results"] + rest]
+
+    assert slugs("q=ALPHA") == ["alpha", "gamma"]
+    assert slugs("is_suspended=true") == ["beta"]
+    assert (slugs("ordering=-slug"), slugs("")) == (["gamma", "beta", "alpha"], ["alpha", "beta", "gamma"])
+    assert (slugs("ordering=created_at"), slugs("ordering=-created_at")) == (
+        slugs("ordering=slug"),
+        slugs("ordering=-slug"),
+    )
+    assert operator.get(f"{TENANTS}?ordering=tier").json()["errors"].keys() == {"ordering"}
+
+
 def test_mallory_sees_no_tenants_not_even_her_own(acme: Party, mallory: Party) -> None:
     refused = [
         mallory.api.get(TENANTS),
