@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -115,6 +116,7 @@ class HourlyUsage(models.Model):
                 name="hourly_usage_once",
             )
         ]
+        indexes = [BrinIndex(fields=["hour"], name="hourly_usage_by_hour")]  # of all tenants; rows come in that order
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%dT%H} {self.model}"

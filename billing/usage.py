@@ -1,4 +1,5 @@
 """What a tenant used in some time, added up as asked: by model, provider, agent, key or task, as a whole or in steps.
+What all of them used together is another function's, so that nothing is unscoped by leaving something out.
 
 Owns the question; which part of it is answered by hours that were added up and which by the ledger is
 `billing.usage_parts`. Sums of money hold adjustments, numbers of requests do not.
@@ -18,6 +19,7 @@ from django.db import connection, transaction
 
 from billing.rollups import rolled_until
 from billing.usage_parts import Parts, parts
+from core.ids import uuid7_floor
 
 # What a sum may be asked by → the columns that tell it.
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -33,13 +35,16 @@ STEPS = ("minute", "hour", "day")
 # Sums of a hundred thousand hours are made by hashing then; with PostgreSQL's 4 MB they are sorted on disk, three times
 # slower.
 _WORK_MEM = "32MB"
-_DIMENSIONS = "model_id, model, provider, agent_id, key_id, task_type"
+_DIMENSIONS = "tenant_id, model_id, model, provider, agent_id, key_id, task_type"
 SUMS = ("requests", "failed", "items", "cached", "tokens", "cost_usd")
 _OF_HOURS = f"""SELECT hour AS at, {_DIMENSIONS}, {", ".join(SUMS)} FROM billing_hourlyusage
-WHERE tenant_id = %(tenant)s AND hour >= %({{0}}_since)s AND hour < %({{0}}_until)s"""
+WHERE hour >= %({{0}}_since)s AND hour < %({{0}}_until)s"""
 _OF_ROWS = f"""SELECT created_at, {_DIMENSIONS}, (source <> 'adjustment')::int, (status <> 'ok')::int, items, cached,
 tokens, cost_usd FROM billing_usagerow
-WHERE tenant_id = %(tenant)s AND created_at >= %({{0}}_since)s AND created_at < %({{0}}_until)s"""
+WHERE created_at >= %({{0}}_since)s AND created_at < %({{0}}_until)s"""
+_OF_TENANT = " AND tenant_id = %(tenant)s"
+# Of all tenants: ids begin with the time, and their index serves all tenants together.
+_BY_ID = " AND id >= %({0}_first)s AND id < %({0}_last)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,28 @@ def sum_usage(
 ) -> list[Used]:
     """In order of time, then the dearest first. Without `by` and `step`: one sum, if anything was used at all.
     At most `most + 1` of them, so that whoever asks sees that there are more."""
+    return _summed(tenant_id, since, until, GROUPS[by] if by else (), step, narrowed, most)
+
+
+def sum_everybodys(
+    *, since: datetime, until: datetime, by_tenant: bool = False, step: str | None = None, most: int | None = None
+) -> list[Used]:
+    """The same of all tenants, for the platform's operators."""
+    return _summed(None, since, until, ("tenant_id",) if by_tenant else (), step, EVERYBODY, most)
+
+
+def _summed(
+    tenant_id: UUID | None,
+    since: datetime,
+    until: datetime,
+    columns: Sequence[str],
+    step: str | None,
+    narrowed: Narrowed,
+    most: int | None,
+) -> list[Used]:
     # Minutes are not in the hours.
     found = parts(since, until, rolled_until=None if step == "minute" else rolled_until())
-    columns = GROUPS[by] if by else ()
-    sql, words = _question(found, columns, step, narrowed)
+    sql, words = _question(found, columns, step, narrowed, is_everybodys=tenant_id is None)
     if not sql:
         return []
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
@@ -122,7 +145,9 @@ def costs_by_model(tenant_id: UUID, narrowed: Narrowed, *, since: datetime, unti
     return [each for each in found if each.of["model"]]
 
 
-def _question(found: Parts, columns: Sequence[str], step: str | None, narrowed: Narrowed) -> tuple[str, dict[str, Any]]:
+def _question(
+    found: Parts, columns: Sequence[str], step: str | None, narrowed: Narrowed, *, is_everybodys: bool
+) -> tuple[str, dict[str, Any]]:
     """All names in it are our own; what somebody sent is in the parameters."""
     wishes = {
         "model_id": narrowed.model_id,
@@ -133,13 +158,15 @@ def _question(found: Parts, columns: Sequence[str], step: str | None, narrowed: 
     narrow = "".join(f" AND {name} = %({name})s" for name in words)
     if narrowed.agent_id:
         narrow += " AND agent_id <> ''"  # what the index of agents is for
+    whose = {_OF_HOURS: "", _OF_ROWS: _BY_ID} if is_everybodys else {_OF_HOURS: _OF_TENANT, _OF_ROWS: _OF_TENANT}
     selects = []
     for number, (source, span) in enumerate(
         [*([(_OF_HOURS, found.hours)] if found.hours else []), *((_OF_ROWS, span) for span in found.rows)]
     ):
         name = f"part{number}"
-        selects.append(source.format(name) + narrow)
+        selects.append((source + whose[source]).format(name) + narrow)
         words |= {f"{name}_since": span[0], f"{name}_until": span[1]}
+        words |= {f"{name}_first": uuid7_floor(span[0]), f"{name}_last": uuid7_floor(span[1])}
     if not selects:
         return "", {}
     at = f"date_trunc('{step}', at, 'UTC')" if step in STEPS else "NULL::timestamptz"
