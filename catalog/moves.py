@@ -104,7 +104,8 @@ def _check_end(row: EmbeddingModel, now: datetime) -> None:
             param="to",
         )
     asked = {"model_ids": [row.id], "since": now - lifecycle.USED_WITHIN}
-    if any(row.id in used for _, used in signals.use_asked.send(EmbeddingModel, **asked)):
+    answers: list[tuple[Any, Any]] = signals.use_asked.send(EmbeddingModel, **asked)
+    if any(row.id in used for _, used in answers):
         raise Conflict(
             "Tenants still sent the model texts within the last day; give them a later sunset, or send `force: true` "
             "to remove it all the same.",

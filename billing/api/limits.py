@@ -29,7 +29,11 @@ class Amount(serializers.DecimalField):
 
 class LimitFields(StrictRows):
     scope_id = serializers.CharField(
-        max_length=200, required=False, allow_blank=True, default="", help_text="Tenant model, agent or key."
+        max_length=200,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Tenant model, agent or key. An agent may be one that keys name and that has not registered yet.",
     )
     amount = Amount(min_value=0)
     thresholds = serializers.ListField(
