@@ -177,7 +177,7 @@ class FailedProbeFields(serializers.Serializer[Any]):
     probe = serializers.CharField()
     expected = serializers.CharField()
     got = serializers.CharField()
-    field = serializers.CharField(default="", help_text="Of the model, where one is wrong; else empty.")  # type: ignore[assignment]
+    field = serializers.CharField(default="", help_text="Of the model, where one is wrong; else empty.")
 
 
 class CheckFields(StrictRows):
