@@ -4,3 +4,5 @@ from __future__ import annotations
 
 # An extension: a message of this type is a whole answer, with `status`, `headers` (its length among them) and `body`.
 WHOLE = "quiver.answer"
+# In a scope: the body, once all of it has come, unless it is large; without it `receive` gives the body in its parts.
+BODY = "quiver.body"

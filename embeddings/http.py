@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +21,7 @@ import orjson
 
 from billing.idempotency import LONGEST_KEY, Claims, Replay, digest_of
 from core import errors
-from core.asgi import WHOLE
+from core.asgi import BODY, WHOLE
 from core.clock import unix_ms
 from core.ids import uuid7_text
 from embeddings import answers, listing, requests
@@ -36,7 +35,7 @@ from providers.heavy import off_loop
 from tenants import key_use
 from tenants.admission import check_use, key_text
 from tenants.keys import is_well_formed
-from tenants.scopes import Scope, allows
+from tenants.scopes import Scope, granting
 from tenants.snapshots import KeyGrant
 
 log = logging.getLogger(__name__)
@@ -52,10 +51,15 @@ class Served(NamedTuple):
 
     method: str
     scopes: tuple[Scope, ...]
+    granting: frozenset[str]  # those, and what contains one of them
 
 
-_EMBED, _ESTIMATE = Served("POST", (Scope.EMBEDDINGS,)), Served("POST", (Scope.EMBEDDINGS,))
-_MODELS = Served("GET", (Scope.MODELS_READ, Scope.EMBEDDINGS))
+def _served(method: str, *scopes: Scope) -> Served:
+    return Served(method, scopes, granting(scopes))
+
+
+_EMBED, _ESTIMATE = _served("POST", Scope.EMBEDDINGS), _served("POST", Scope.EMBEDDINGS)
+_MODELS = _served("GET", Scope.MODELS_READ, Scope.EMBEDDINGS)
 _OF_MODELS = "/v1/models/"  # what follows names one
 # Every path that this door serves.
 ROUTES: Mapping[str, Served] = {
@@ -163,44 +167,38 @@ class Door:
         if route is None:
             raise errors.NotFound(f"There is no {path[:100]} here; see /api/docs.")
         _require_method(method, route.method)
-        key, snapshot = await self._authenticate(scope, headers, seen, route.scopes)
+        key, snapshot = await self._authenticate(scope, headers, seen, route)
         if route is _EMBED or route is _ESTIMATE:
             agent_id = _agent(headers, key, snapshot)
             deadline = started + self._timeout_s(headers)
             call = Call(request_id, created_ms, key, snapshot, started, deadline, agent_id)
-            body = await self._body(headers, receive, call)
+            _check_kind(headers)
+            body = self._whole_body(scope)
+            if body is None:
+                body = await self._read(headers, receive, deadline)
             request = await self._request(headers, body)
             if route is _ESTIMATE:
                 return 200, [], orjson.dumps(await self._estimates.estimate(request, call))
-            return await self._embed(headers, body, request, call, seen)
+            idempotency_key = _idempotency_key(headers)
+            if idempotency_key is None:
+                return await self._serve(request, call, seen)
+            return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
         now = datetime.now(UTC)
         if path.startswith(_OF_MODELS):
             return 200, [], listing.get_model(snapshot, key, path.removeprefix(_OF_MODELS), now)
         return 200, [], listing.list_models(snapshot, key, now)
 
-    async def _body(self, headers: RequestHeaders, receive: Receive, call: Call) -> bytes:
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if content_type != b"application/json":
-            raise errors.UnsupportedMediaType(
-                "Send the body as `Content-Type: application/json`.", param="Content-Type"
-            )
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise errors.UnsupportedMediaType("Send the body uncompressed.", param="Content-Encoding")
-        return await self._read(headers, receive, call.deadline)
+    def _whole_body(self, scope: Scope_) -> bytes | None:
+        """What has come already, where that is all of it and not too much."""
+        body: bytes | None = scope.get(BODY)
+        return None if body is None or len(body) > self._most_body_bytes else body
 
     async def _request(self, headers: RequestHeaders, body: bytes) -> requests.EmbeddingRequest:
         space = headers.get(b"x-require-embedding-space", b"")[:_LONGEST_HEADER].decode("latin-1")
         cache_control = headers.get(b"cache-control", b"").lower()
-        decode = partial(requests.decode, body, required_space=space, cache_control=cache_control)
-        return await off_loop(decode) if len(body) > _HEAVY_BODY else decode()
-
-    async def _embed(
-        self, headers: RequestHeaders, body: bytes, request: requests.EmbeddingRequest, call: Call, seen: _Seen
-    ) -> tuple[int, answers.Headers, bytes]:
-        idempotency_key = _idempotency_key(headers)
-        if idempotency_key is not None:
-            return await self._once(request, call, seen, idempotency_key, _meaning(headers, body, call))
-        return await self._serve(request, call, seen)
+        if len(body) > _HEAVY_BODY:
+            return await off_loop(requests.decode, body, required_space=space, cache_control=cache_control)
+        return requests.decode(body, required_space=space, cache_control=cache_control)
 
     async def _serve(
         self, request: requests.EmbeddingRequest, call: Call, seen: _Seen
@@ -233,9 +231,11 @@ class Door:
         return status, [*headers, _REPLAYED] if claim.is_charged else headers, body
 
     async def _write(self, answer: Answer, *, base64: bool) -> bytes:
-        write = partial(answers.write_data, answer.vectors, base64=base64, failed=answer.failed)
-        is_heavy = answer.vectors.size > (answers.HEAVY_BASE64 if base64 else answers.HEAVY_FLOATS)
-        data = await off_loop(write) if is_heavy else write()
+        vectors, failed = answer.vectors, answer.failed
+        if vectors.size > (answers.HEAVY_BASE64 if base64 else answers.HEAVY_FLOATS):
+            data = await off_loop(answers.write_data, vectors, base64=base64, failed=failed)
+        else:
+            data = answers.write_data(vectors, base64=base64, failed=failed)
         return answers.write_answer(answer, data)
 
     async def _read(self, headers: RequestHeaders, receive: Receive, deadline: float) -> bytes:
@@ -259,7 +259,7 @@ class Door:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _authenticate(
-        self, scope: Scope_, headers: RequestHeaders, seen: _Seen, any_of: tuple[Scope, ...]
+        self, scope: Scope_, headers: RequestHeaders, seen: _Seen, route: Served
     ) -> tuple[KeyGrant, TenantSnapshot]:
         text = _credential(headers)
         digest = hashlib.sha256(text).digest()
@@ -274,8 +274,8 @@ class Door:
         check_use(key, now=now, address=(scope.get("client") or ("",))[0])
         if snapshot.config.is_suspended:
             raise errors.TenantSuspended("This tenant is suspended; its owner can ask the platform's operator why.")
-        if not any(allows(key.scopes, wanted) for wanted in any_of):
-            raise errors.KeyNotPermitted(f"This key lacks the scope `{any_of[0]}`.")
+        if key.scopes.isdisjoint(route.granting):
+            raise errors.KeyNotPermitted(f"This key lacks the scope `{route.scopes[0]}`.")
         key_use.note(key.key_id, now)
         return key, snapshot
 
@@ -326,6 +326,14 @@ async def _receive_by(deadline: float, receive: Receive) -> MutableMapping[str, 
 
 def _draining() -> errors.Draining:
     return errors.Draining("This process is stopping; try again.", retry_after=1)
+
+
+def _check_kind(headers: RequestHeaders) -> None:
+    content_type = headers.get(b"content-type", b"")
+    if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise errors.UnsupportedMediaType("Send the body as `Content-Type: application/json`.", param="Content-Type")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise errors.UnsupportedMediaType("Send the body uncompressed.", param="Content-Encoding")
 
 
 def _require_method(method: str, wanted: str) -> None:

@@ -28,6 +28,11 @@ def allows(held: Collection[str], wanted: Scope) -> bool:
     return wanted in held or Scope.OPERATOR in held or (Scope.ADMIN in held and wanted in TENANT_SCOPES)
 
 
+def granting(wanted: Collection[Scope]) -> frozenset[str]:
+    """The scopes of which one is enough for any of `wanted`."""
+    return frozenset(held.value for held in Scope for each in wanted if allows((held,), each))
+
+
 def common(held: Collection[str], others: Collection[str]) -> frozenset[str]:
     """What both allow."""
     if not beyond(others, held):
