@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.clock import unix_ms
-from core.ids import uuid7, uuid7_time
+from core.ids import uuid7, uuid7_text, uuid7_time
 
 moments = st.integers(0, 2**47)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,3 +50,20 @@ def test_without_an_argument_it_is_now() -> None:
 
 def test_a_thousand_in_one_millisecond_differ() -> None:
     assert len({uuid7(1) for _ in range(1000)}) == 1000
+
+
+@given(moments)
+def test_as_text_it_is_the_same_kind_of_id(ms: int) -> None:
+    text = uuid7_text(ms)
+    value = UUID(text)
+
+    assert str(value) == text
+    assert (value.version, value.variant, value.int >> 80) == (7, RFC_4122, ms)
+
+
+def test_a_thousand_texts_in_one_millisecond_differ_whoever_seeds_chance() -> None:
+    random.seed(1)
+    first = {uuid7_text(1) for _ in range(1000)}
+    random.seed(1)
+
+    assert len(first | {uuid7_text(1) for _ in range(1000)}) == 2000
