@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -75,8 +75,7 @@ class CallShare(msgspec.Struct, frozen=True, gc=False):
     failure: ProviderFailure | None
 
 
-@dataclass(slots=True)
-class Part:
+class Part(msgspec.Struct, eq=False):
     """What came of one request's texts.
 
     `vectors` has a row for each text; where `answered` is false (refused, or never sent) it is zeros. With `failure`
@@ -87,8 +86,8 @@ class Part:
     vectors: Vectors
     answered: list[bool]
     tokens: int | None = 0
-    calls: list[CallShare] = field(default_factory=list)
-    failed: dict[int, ProviderFailure] = field(default_factory=dict)
+    calls: list[CallShare] = msgspec.field(default_factory=list)
+    failed: dict[int, ProviderFailure] = msgspec.field(default_factory=dict)
     failure: ProviderFailure | None = None
     is_running: bool = False
 
@@ -97,8 +96,7 @@ class Part:
         return cls(np.zeros((items, width), np.float32), [False] * items, failure=failure)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Ticket(Job):
+class Ticket(Job, eq=False, kw_only=True):
     """One request's texts on their way, and what has come of them so far."""
 
     lane: Upstream
@@ -108,7 +106,7 @@ class Ticket(Job):
     partial: bool
     when_gone: Callable[[Part], None] | None
     waiter: asyncio.Future[Part]
-    part: Part = field(default_factory=lambda: Part(NOTHING, []))
+    part: Part
     under_way: int = 0  # texts in calls that have not ended
     timer: asyncio.TimerHandle | None = None
 

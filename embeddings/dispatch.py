@@ -16,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from catalog.deployments import Deployment
 from core import metrics
 from core.metrics import observe_all
 from embeddings.batching import Batch, Queue
-from embeddings.calls import LEAST_TIME_S, CallShare, Items, Part, Send, Sent, SharedCall, Ticket, Upstream
+from embeddings.calls import LEAST_TIME_S, NOTHING, CallShare, Items, Part, Send, Sent, SharedCall, Ticket, Upstream
 from providers.base import Endpoint, InputType
 from providers.failures import FailureKind, ProviderFailure
 
@@ -65,7 +67,7 @@ class Dispatcher:
         takes_tokens: bool,
     ) -> Upstream:
         """The lane of all calls that are alike in this."""
-        key = (endpoint.identity, deployment.model_id, width, input_type, takes_tokens)
+        key = (endpoint.identity, deployment.model_id.int, width, input_type, takes_tokens)
         lane = self._lanes.get(key)
         if lane is None or lane.deployment is not deployment:  # a new catalogue has new caps
             if len(self._lanes) >= _MOST_LANES:  # who waits in a forgotten lane is served all the same
@@ -115,6 +117,7 @@ class Dispatcher:
             deadline=deadline,
             partial=partial,
             when_gone=when_gone,
+            part=Part(NOTHING, []),
             waiter=asyncio.get_running_loop().create_future(),
         )
         if (batch := pool.queue.start_alone(ticket)) is not None:
@@ -244,5 +247,5 @@ class Dispatcher:
         ticket.queue.withdraw(ticket)
         ticket.make_room()
         failure = ProviderFailure(FailureKind.TIMEOUT, "no answer in time to a call shared with others")
-        so_far = replace(ticket.part, calls=list(ticket.part.calls), failure=failure, is_running=True)
+        so_far = msgspec.structs.replace(ticket.part, calls=list(ticket.part.calls), failure=failure, is_running=True)
         ticket.waiter.set_result(so_far)

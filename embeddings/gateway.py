@@ -20,7 +20,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -37,7 +36,7 @@ from embeddings import preferring, selection
 from embeddings.cache_keys import KeyRing
 from embeddings.caller import Call
 from embeddings.computing import Computing
-from embeddings.finding import NO_WISHES, Eligible, Question, suggested
+from embeddings.finding import NO_WISHES, Question, suggested
 from embeddings.gathering import Gathered, place_of
 from embeddings.inflight import InFlight
 from embeddings.inputs import Inputs
@@ -181,7 +180,8 @@ class Gateway:
         last: QuiverError | None = None
         latencies = self._latencies(plan, work.call)
         for entry in plan.in_order(latencies):
-            fitted = await self._fit(work, entry)
+            size = None if entry.fault else await self._size(work, entry.choice.deployment.tokenizer)
+            fitted = selection.fit(entry, work.request, work.call.snapshot, size, self._now())
             if isinstance(fitted, Dropped):
                 dropped.append(fitted)
                 continue
@@ -200,12 +200,6 @@ class Gateway:
             return await self._charge(work, fitted, gathered)
         raise with_attempts(last or selection.refusal(dropped), work.trace)
 
-    async def _fit(self, work: Work, entry: Eligible) -> Candidate | Dropped:
-        size = None
-        if entry.fault is None:
-            size = await self._size(work, entry.choice.deployment.tokenizer)
-        return selection.fit(entry, work.request, work.call.snapshot, size, self._now())
-
     async def _size(self, work: Work, tokenizer: str) -> Size | None:
         inputs = work.inputs
         return await off_loop(inputs.size, tokenizer) if inputs.is_heavy else inputs.size(tokenizer)
@@ -220,27 +214,27 @@ class Gateway:
     async def look_up(self, work: Work, candidate: Candidate, before: Gathered | None) -> Gathered:
         """What is there already in this candidate's place: of the cache, or of the candidate before it."""
         inputs, place, deployment = work.inputs, place_of(candidate), candidate.choice.deployment
-        prepare = partial(inputs.for_candidate, candidate)
-        items, counts = await off_loop(prepare) if inputs.is_heavy else prepare()
+        if inputs.is_heavy:
+            items, counts = await off_loop(inputs.for_candidate, candidate)
+        else:
+            items, counts = inputs.for_candidate(candidate)
         if before is not None and before.place == place and before.items is items:
             before.counts = counts
             before.failed = {i: error for i, error in candidate.too_long.items() if before.rows[i] is None}
             return before
         config, input_type = work.call.snapshot.config, work.request.input_type
-        name = partial(self._names.keys, config.tenant_id, space=place[0], epoch=place[1], input_type=input_type)
-        names = name(dimensions=place[2]).of(items)
-        gathered = Gathered(place, items, counts, names, [None] * len(items))
-        gathered.failed.update(candidate.too_long)
+        tenant_id, (space, epoch, width) = config.tenant_id, place
+        keys = self._names.keys(tenant_id, space=space, epoch=epoch, dimensions=width, input_type=input_type)
+        names = keys.of(items)
+        gathered = Gathered(place, items, counts, names, [None] * len(items), dict(candidate.too_long))
         if config.settings.cache_enabled and work.request.reads_cache:
-            has_full = deployment.is_matryoshka and place[2] < deployment.dimensions
+            full, full_names = 0, list[bytes]()
+            if deployment.is_matryoshka and width < deployment.dimensions:
+                full = deployment.dimensions
+                keys = self._names.keys(tenant_id, space=space, epoch=epoch, dimensions=full, input_type=input_type)
+                full_names = keys.of(items)
             gathered.take(
-                await self._cache.get(
-                    names,
-                    place[2],
-                    full_keys=name(dimensions=deployment.dimensions).of(items) if has_full else (),
-                    full_dimensions=deployment.dimensions if has_full else 0,
-                    model=deployment.name,
-                )
+                await self._cache.get(names, width, full_keys=full_names, full_dimensions=full, model=deployment.name)
             )
         return gathered
 
@@ -253,10 +247,12 @@ class Gateway:
             names = [gathered.names[index] for index in missing]
             claim = self._inflight.claim(names if may_join else ())
             work.claim = work.claim or claim
-            mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
+            mine, joined = missing, list[int]()
+            if claim.others:
+                mine = [i for i, name in zip(missing, names, strict=True) if name not in claim.others]
+                joined = [i for i, name in zip(missing, names, strict=True) if name in claim.others]
             if mine:
                 self._computing.check(work, candidate)
-                joined = [i for i, name in zip(missing, names, strict=True) if name in claim.others]
                 await self._hold(work, candidate, gathered, mine, joined)
                 await self._computing.compute(work, candidate, gathered, mine)
             if claim.others:

@@ -21,11 +21,7 @@ class Inputs:
         self._request = request
         self._sizes: dict[str, Size | None] = {}
         self._texts: list[str] | None = request.texts or None
-
-    @property
-    def is_heavy(self) -> bool:
-        texts, arrays = self._request.texts, self._request.tokens
-        return sum(map(len, texts)) + sum(map(len, arrays)) * 4 > _HEAVY_CHARACTERS
+        self.is_heavy = sum(map(len, request.texts)) + sum(map(len, request.tokens)) * 4 > _HEAVY_CHARACTERS
 
     def size(self, tokenizer: str) -> Size | None:
         """The size under a tokenizer; None: these tokens are no text, and this tokenizer needs one."""
