@@ -62,8 +62,9 @@ class Limits:
         self._lease_s = lease_s
         self._lease_ms = round(lease_s * 1000)
         self._bucket_ms = round(rate_window_s * 1000 / 60)
-        self._plans: dict[tuple[int, UUID], tuple[tuple[LimitTerms, ...], Plan]] = {}  # by the limits' identity
-        self._texts: dict[UUID, str] = {}
+        # By the limits' identity and the tenant. A UUID takes long to hash, its number does not.
+        self._plans: dict[tuple[int, int], tuple[tuple[LimitTerms, ...], Plan]] = {}
+        self._texts: dict[int, str] = {}
         self._gone: set[UUID] = set()  # limits that were removed while a snapshot still had them
         self._refusals: dict[bytes, tuple[float, int]] = {}  # until when, and what PostgreSQL had left
         self._told: dict[bytes, int] = {}  # what was used when a refusal was written down
@@ -231,7 +232,7 @@ class Limits:
     def _head(self, ask: HoldAsk, epoch: str) -> bytes:
         """What names a hold: one that came through unnoticed, and its repetition, are two."""
         self._number += 1
-        model = self._texts.get(ask.model_id) or self._text(ask.model_id)
+        model = self._texts.get(ask.model_id.int) or self._text(ask.model_id)
         return head_of(ask.request_id, model, epoch, ask.tokens, ask.nano, self._number)
 
     async def _draw(self, plan: Plan, ask: HoldAsk, reply: list[Any], told: dict[bytes, Granted]) -> Plan:
@@ -256,7 +257,7 @@ class Limits:
         gone = [each.limit_id for each in shortages if each.field not in drawn]
         if gone:
             self._gone.update(gone)  # ids never come back
-            self._plans.pop((id(ask.limits), ask.tenant_id), None)
+            self._plans.pop((id(ask.limits), ask.tenant_id.int), None)
             return self._reduced(plan, ask, gone)
         return plan
 
@@ -328,7 +329,7 @@ class Limits:
                 log.info("limits: what a request did not use comes back at the next reconciliation")
 
     def _plan(self, ask: HoldAsk) -> Plan:
-        key = (id(ask.limits), ask.tenant_id)
+        key = (id(ask.limits), ask.tenant_id.int)
         found = self._plans.get(key)
         # The tuple is kept beside its plan, so no other one can have its identity meanwhile.
         if found is not None and found[0] is ask.limits:
@@ -368,7 +369,7 @@ class Limits:
     def _text(self, model_id: UUID) -> str:
         if len(self._texts) > _MOST_KEPT:
             self._texts.clear()
-        return self._texts.setdefault(model_id, str(model_id))
+        return self._texts.setdefault(model_id.int, str(model_id))
 
     def _unavailable(self) -> LimitsUnavailable:
         return LimitsUnavailable("The limits cannot be checked now; no provider was called. Try again.", retry_after=1)

@@ -101,10 +101,13 @@ class _Wire(asyncio.Protocol):
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not _Nothing:
             waiter, _ = self.waiting.popleft()
+            if waiter is None:
+                continue
+            is_refusal = isinstance(reply, hiredis.ReplyError)
             if isinstance(waiter, _Told):
-                waiter.answered(is_refusal=isinstance(reply, hiredis.ReplyError))
-            elif waiter is not None and not waiter.done():
-                if isinstance(reply, hiredis.ReplyError):
+                waiter.answered(is_refusal=is_refusal)
+            elif not waiter.done():
+                if is_refusal:
                     waiter.set_exception(reply)
                 else:
                     waiter.set_result(reply)
@@ -118,18 +121,20 @@ class _Wire(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def send(self, command: bytes, waiter: _Waiter, now: float) -> None:
+    def send(self, command: bytes) -> asyncio.Future[Any]:
         """Leaves with this turn of the loop."""
-        self.waiting.append((waiter, now))
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self.waiting.append((reply, time.monotonic()))
         self._out.append(command)
         if not self._is_leaving:
             self._is_leaving = True
             self._loop.call_soon(self.flush)
+        return reply
 
-    def keep(self, commands: bytes, waiter: _Waiter, number: int, now: float) -> None:
+    def keep(self, commands: Sequence[bytes], waiter: _Waiter) -> None:
         """Leaves with what is sent next, or soon."""
-        self.waiting.extend([(waiter, now)] * number)
-        self._out.append(commands)
+        self.waiting.extend([(waiter, time.monotonic())] * len(commands))
+        self._out += commands
         if self._timer is None:
             self._timer = self._loop.call_later(_TELL_WITHIN_S, self._ring)
 
@@ -194,13 +199,12 @@ class RedisPipe:
 
     def call_packed(self, command: bytes) -> asyncio.Future[Any]:
         """The same, of a command that is packed already (`Prepared`)."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         wire = self._connected()
-        if wire is None:
-            future.set_exception(RedisAway("not connected"))
-            return future
-        self._calls += 1
-        wire.send(command, future, time.monotonic())
+        if wire is not None:
+            self._calls += 1
+            return wire.send(command)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.set_exception(RedisAway("not connected"))
         return future
 
     def tell(self, *words: Word) -> None:
@@ -212,16 +216,16 @@ class RedisPipe:
         wire = self._connected()
         if wire is not None:
             self._calls += 1
-            wire.keep(command, None, 1, time.monotonic())
+            wire.keep((command,), None)
 
-    def tell_all(self, commands: Sequence[tuple[Word, ...]]) -> asyncio.Future[int]:
-        """Several, of which one wants to know later how many failed; the future never raises."""
+    def tell_all(self, commands: Sequence[bytes]) -> asyncio.Future[int]:
+        """Several, packed, of which one wants to know later how many failed; the future never raises."""
         told, wire = _Told(len(commands)), self._connected()
         if wire is None:
             told.done.set_result(len(commands))
             return told.done
         self._calls += len(commands)
-        wire.keep(b"".join([packed(*words) for words in commands]), told, len(commands), time.monotonic())
+        wire.keep(commands, told)
         return told.done
 
     def run(self, script: Script, key: Word, *arguments: Word) -> asyncio.Future[Any]:
@@ -297,12 +301,17 @@ class RedisPipe:
 
     @staticmethod
     async def _ask(wire: _Wire, *words: Word) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire.send(packed(*words), future, time.monotonic())
-        return await future
+        return await wire.send(packed(*words))
 
 
 def packed(*words: Word) -> bytes:
     """A command as Redis reads it."""
     command: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # the stub knows one word only
     return command
+
+
+def packed_set(key: bytes, value: bytes, expires_s: int) -> bytes:
+    """`SET key value EX expires_s` in one go, which takes a third of the time."""
+    until = b"%d" % expires_s
+    words = (len(key), key, len(value), value, len(until), until)
+    return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % words

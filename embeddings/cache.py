@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ import hiredis
 import numpy as np
 from numpy.typing import NDArray
 
-from billing.redis_pipe import RedisAway
+from billing.redis_pipe import RedisAway, packed_set
 from core import metrics
 from providers.answers import check_vectors
 from providers.base import Vectors
@@ -31,6 +32,7 @@ from providers.failures import ProviderFailure
 Vector = NDArray[np.float32]  # one, of shape (dimensions,); those from the cache are read-only
 
 LOCAL_TTL_S = 60.0
+_FLOAT = np.dtype("<f4")
 _ENTRY_BYTES = 250  # what a key and its place in the dictionary take
 _RESTS_S = 1.0
 _MOST_READ_BYTES = 1024 * 1024  # asked of Redis at once; others' answers come in between
@@ -43,7 +45,7 @@ class Pipe(Protocol):
     @property
     def is_up(self) -> bool: ...
     def call(self, *words: bytes | str | int | float) -> asyncio.Future[Any]: ...
-    def tell_all(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> asyncio.Future[int]: ...
+    def tell_all(self, commands: Sequence[bytes]) -> asyncio.Future[int]: ...
 
 
 class VectorCache:
@@ -86,7 +88,8 @@ class VectorCache:
         the cut. `model` is the metric's label.
         """
         now = self._clock()
-        found: list[Vector | None] = [_vector(self._local.get(key, now), dimensions) for key in keys]
+        look = self._local.get
+        found = [None if (raw := look(key, now)) is None else _vector(raw, dimensions) for key in keys]
         gaps = _gaps(found)
         if gaps and full_keys:
             for index in gaps:
@@ -103,21 +106,21 @@ class VectorCache:
         """Keeps row i under key i; waits for nothing. Give only vectors that passed `check_vectors`."""
         now = self._clock()
         until = now + min(self._local_ttl_s, ttl_s)
-        raws = [vector.astype("<f4", copy=False).tobytes() for vector in vectors]
+        raws = [_raw(vector) for vector in vectors]
         local_room = self._most_local_bytes // _LOCAL_SHARE
         for key, raw in zip(keys, raws, strict=True):
             local_room -= len(raw) + _ENTRY_BYTES
             if local_room < 0:
                 break
             self._local.put(key, raw, until)
-        commands: list[tuple[bytes | int, ...]] = []
+        commands: list[bytes] = []
         size, expires = 0, max(1, ttl_s)
         if self._pipe.is_up and now >= self._resting_until:
             for key, raw in zip(keys, raws, strict=True):
                 if self._writing_bytes + size + len(raw) > self._most_writing_bytes:
                     break
                 size += len(raw)
-                commands.append((b"SET", key, raw, b"EX", expires))
+                commands.append(packed_set(key, raw, expires))
         self._unwritten += len(raws) - len(commands)
         if commands:
             self._writing_bytes += size
@@ -157,6 +160,8 @@ class VectorCache:
             now = self._clock()
             if values is None:
                 return
+            if values.count(None) == len(values):
+                part = []
             for place, index in enumerate(part):
                 vector = _vector(values[place], dimensions)
                 if vector is not None:
@@ -191,7 +196,7 @@ class VectorCache:
             vector: Vector = check_vectors(full[None], count=1, width=dimensions, cut=True)[0]
         except ProviderFailure:  # nothing but zeros where it is cut
             return None
-        self._local.put(key, vector.astype("<f4", copy=False).tobytes(), now + self._local_ttl_s)
+        self._local.put(key, _raw(vector), now + self._local_ttl_s)
         return vector
 
     def _written(self, size: int, failed: asyncio.Future[int]) -> None:
@@ -219,20 +224,22 @@ class _Memory:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: dict[bytes, tuple[float, bytes]] = {}  # the one used longest ago first
+        # The one used longest ago first. A plain dict is slow to say which one that is once many have gone.
+        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def get(self, key: bytes, now: float) -> bytes | None:
-        entry = self._kept.pop(key, None)
+        entry = self._kept.get(key)
         if entry is None:
             return None
         if entry[0] <= now:
+            del self._kept[key]
             self.bytes -= len(entry[1]) + _ENTRY_BYTES
             return None
-        self._kept[key] = entry
+        self._kept.move_to_end(key)
         return entry[1]
 
     def put(self, key: bytes, raw: bytes, until: float) -> None:
@@ -242,7 +249,7 @@ class _Memory:
         self._kept[key] = (until, raw)
         self.bytes += len(raw) + _ENTRY_BYTES
         while self.bytes > self._most_bytes:
-            _, gone = self._kept.pop(next(iter(self._kept)))
+            _, (_, gone) = self._kept.popitem(last=False)
             self.bytes -= len(gone) + _ENTRY_BYTES
 
 
@@ -258,6 +265,10 @@ def stacked(vectors: Sequence[Vector], dimensions: int) -> Vectors:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(_Slow)
+
+
+def _raw(vector: Vector) -> bytes:
+    return (vector if vector.dtype == _FLOAT else vector.astype(_FLOAT)).tobytes()
 
 
 def _gaps(found: list[Vector | None]) -> list[int]:

@@ -46,6 +46,8 @@ class Gathered(msgspec.Struct, gc=False):
     @property
     def missing(self) -> list[int]:
         """Items to be computed, the first of each text."""
+        if self.whole is not None:
+            return []
         if len(self.rows) == 1:
             return [0] if self.rows[0] is None and not self.failed else []
         seen: set[bytes] = set()

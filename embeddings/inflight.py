@@ -42,12 +42,12 @@ class Claim:
         for key, vector in zip(keys, vectors, strict=True):
             if key in self.mine:
                 del self.mine[key]
-                self._inflight._end(key, vector)
+                _end(self._inflight.led.pop(key), vector)
 
     def close(self) -> None:
         """What is still unresolved has failed."""
         while self.mine:
-            self._inflight._end(self.mine.popitem()[0], None)
+            _end(self._inflight.led.pop(self.mine.popitem()[0]), None)
 
     def __enter__(self) -> Claim:
         return self
@@ -58,7 +58,7 @@ class Claim:
 
 class InFlight:
     def __init__(self) -> None:
-        self._joined: dict[bytes, list[asyncio.Future[Vector]]] = {}  # by key that somebody leads
+        self.led: dict[bytes, list[asyncio.Future[Vector]]] = {}  # by key that somebody leads
 
     def claim(self, keys: Iterable[bytes]) -> Claim:
         """Leads the keys that nobody leads, joins the others. Never waits. A key given twice is claimed once."""
@@ -67,9 +67,9 @@ class InFlight:
         for key in keys:
             if key in mine or key in others:
                 continue
-            joined = self._joined.get(key)
+            joined = self.led.get(key)
             if joined is None:
-                self._joined[key] = []
+                self.led[key] = []
                 mine[key] = None
             else:
                 others[key] = asyncio.get_running_loop().create_future()
@@ -92,15 +92,16 @@ class InFlight:
 
     def statistics(self) -> dict[str, int]:
         """Texts under way, and those who wait for them."""
-        waiting = sum(not future.done() for joined in self._joined.values() for future in joined)
-        return {"led": len(self._joined), "waiting": waiting}
+        waiting = sum(not future.done() for joined in self.led.values() for future in joined)
+        return {"led": len(self.led), "waiting": waiting}
 
-    def _end(self, key: bytes, vector: Vector | None) -> None:
-        for future in self._joined.pop(key):
-            if future.done():
-                continue
-            if vector is not None:
-                future.set_result(vector)
-            else:
-                future.set_exception(LeaderFailed())
-                future.exception()  # looked at: nobody need be waiting for it any more
+
+def _end(joined: Iterable[asyncio.Future[Vector]], vector: Vector | None) -> None:
+    for future in joined:
+        if future.done():
+            continue
+        if vector is not None:
+            future.set_result(vector)
+        else:
+            future.set_exception(LeaderFailed())
+            future.exception()  # looked at: nobody need be waiting for it any more

@@ -57,7 +57,7 @@ class TenantSnapshot:
     limits: tuple[LimitTerms, ...] = ()
     own: Mapping[str, OwnRoutes] = field(default_factory=dict, repr=False)  # by provider, where the tenant has some
     plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # the gateway's, gone with this
-    _applying: dict[tuple[UUID, str, UUID], tuple[LimitTerms, ...]] = field(
+    _applying: dict[tuple[int, str, int], tuple[LimitTerms, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -82,12 +82,13 @@ class TenantSnapshot:
 
     def limits_for(self, choice: Choice, *, agent_id: str, key: KeyGrant) -> tuple[LimitTerms, ...]:
         """What limits a request; the same object for the same three, which makes it cheap to hold on."""
-        who = (choice.configured.tenant_model_id, agent_id, key.key_id)
+        tenant_model_id = choice.configured.tenant_model_id
+        who = (tenant_model_id.int, agent_id, key.key_id.int)  # a UUID takes long to hash
         found = self._applying.get(who)
         if found is None:
             if len(self._applying) >= _MOST_CALLERS:
                 self._applying.clear()
-            found = applying(self.limits, tenant_model_id=who[0], agent_id=agent_id, lines=key.lines)
+            found = applying(self.limits, tenant_model_id=tenant_model_id, agent_id=agent_id, lines=key.lines)
             self._applying[who] = found
         return found
 

@@ -9,7 +9,7 @@ import signal
 import hiredis
 import pytest
 
-from billing.redis_pipe import Prepared, RedisAway, RedisPipe, Script, packed
+from billing.redis_pipe import Prepared, RedisAway, RedisPipe, Script, packed, packed_set
 from config.up.ports import free_port
 from config.up.valkey import EmbeddedValkey
 
@@ -74,7 +74,9 @@ async def test_what_nobody_waits_for_leaves_with_the_next_call_in_its_order(pipe
 
 async def test_what_nobody_waits_for_leaves_without_another_call(pipe):
     async with asyncio.timeout(10):
-        assert await pipe.tell_all([("SET", "alone", 1), ("NO-SUCH-COMMAND",), ("INCR", "alone")]) == 1  # refused
+        assert (
+            await pipe.tell_all([packed("SET", "alone", 1), packed("NO-SUCH-COMMAND"), packed("INCR", "alone")]) == 1
+        )  # refused
     assert await pipe.call("GET", "alone") == b"2"
 
 
@@ -90,12 +92,12 @@ async def test_what_nobody_waits_for_has_left_when_the_pipe_is_closed(pipe, valk
 
 
 async def test_all_of_what_is_told_to_nobody_has_failed():
-    assert await RedisPipe(f"redis://127.0.0.1:{free_port()}/0").tell_all([("PING",), ("PING",)]) == 2
+    assert await RedisPipe(f"redis://127.0.0.1:{free_port()}/0").tell_all([packed("PING"), packed("PING")]) == 2
 
 
 async def test_what_was_told_to_a_server_that_dies_has_failed(pipe, valkey):
     os.kill(valkey[1].pid, signal.SIGSTOP)
-    told = pipe.tell_all([("INCR", "x"), ("INCR", "x")])
+    told = pipe.tell_all([packed("INCR", "x"), packed("INCR", "x")])
     await asyncio.sleep(0)
     pipe._wire.close()
     os.kill(valkey[1].pid, signal.SIGCONT)
@@ -145,3 +147,7 @@ async def test_a_wrong_password_is_no_connection(valkey):
     with pytest.raises(RedisAway):
         await found.call("PING")
     await found.close()
+
+
+def test_a_value_that_is_kept_for_some_time_is_packed_as_every_command_is():
+    assert packed_set(b"key", bytes(300), 3600) == packed("SET", "key", bytes(300), "EX", 3600)
