@@ -7,6 +7,7 @@ priced call is never free, and a hold (an upper bound of tokens) is never below 
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 NANO = 1_000_000_000
 
@@ -21,6 +22,7 @@ def usd_from_nano(nano: int) -> Decimal:
     return Decimal(nano).scaleb(-9)
 
 
+@lru_cache(maxsize=1024)  # an answer says it twice
 def usd_text(nano: int) -> str:
     """Nano-dollars as a plain decimal string with nine places, e.g. `0.000000160`."""
     sign = "-" if nano < 0 else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from math import ceil
 from types import MappingProxyType
 from typing import Any
@@ -96,10 +97,7 @@ def about(answer: Answer) -> dict[str, Any]:
 def headers_of(answer: Answer) -> Headers:
     usage, deployment = answer.usage, answer.deployment
     headers = [
-        (b"x-embedding-model", deployment.name.encode()),
-        (b"x-embedding-provider", deployment.provider.encode()),
-        (b"x-embedding-space", deployment.space.encode()),
-        (b"x-embedding-dimensions", b"%d" % answer.dimensions),
+        *_headers_of_place(deployment.name, deployment.provider, deployment.space, answer.dimensions),
         (b"x-embedding-cost-usd", usd_text(usage.cost_nano).encode()),
         (b"x-embedding-cached", b"%d/%d" % (usage.cached, usage.items)),
         (b"x-embedding-attempts", b"%d" % len(answer.attempts)),
@@ -113,6 +111,16 @@ def headers_of(answer: Answer) -> Headers:
     if deployment.successor is not None:
         headers.append((b"link", f'</v1/models/{deployment.successor}>; rel="successor-version"'.encode()))
     return headers
+
+
+@lru_cache(maxsize=4096)
+def _headers_of_place(model: str, provider: str, space: str, dimensions: int) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-embedding-model", model.encode()),
+        (b"x-embedding-provider", provider.encode()),
+        (b"x-embedding-space", space.encode()),
+        (b"x-embedding-dimensions", b"%d" % dimensions),
+    )
 
 
 def _left(hold: Hold) -> Headers:

@@ -89,7 +89,7 @@ class Sender:
             dimensions=width if is_cut and deployment.takes_dimensions else None,
             input_type=lane.input_type,
         )
-        answer = await provider.embed(call, timeout_s=min(timeout_s, lane.endpoint.timeout_s))
+        answer = await provider.embed(call, timeout_s=timeout_s)
         vectors = check_vectors(answer.vectors, count=len(items), width=width, cut=is_cut and deployment.is_matryoshka)
         return Sent(vectors, answer.tokens, answer.upstream_id)
 

@@ -15,7 +15,7 @@ Failure: every one is a `ProviderFailure`; nothing is retried here.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -88,9 +88,9 @@ class OpenAIProvider:
         except ValueError as error:
             raise EndpointRefused(f"{endpoint.slug}: {error}") from None
 
-    async def embed(self, call: EmbedCall, *, timeout_s: float) -> EmbedAnswer:
+    def embed(self, call: EmbedCall, *, timeout_s: float) -> Coroutine[Any, Any, EmbedAnswer]:
         """One call to the vendor. `vectors` are read-only float32 of one width, in the order of `call.inputs`."""
-        return await ask(self._client, self._request, call, timeout_s=timeout_s)
+        return ask(self._client, self._request, call, timeout_s=timeout_s)
 
     async def list_models(self) -> list[ListedModel]:
         """All models of the account or server, by the official SDK: imports it, so not for web workers."""
