@@ -191,7 +191,7 @@ class RedisPipe:
 
     @property
     def is_up(self) -> bool:
-        return self._wire is not None and not self._is_silent
+        return self._connected() is not None
 
     def call(self, *words: Word) -> asyncio.Future[Any]:
         """Sends a command. The future raises `RedisAway`, or hiredis' `ReplyError` where Redis refuses."""
