@@ -1,7 +1,7 @@
 """The metrics of how full quotas and budgets are, set where all of them are looked at anyway: by beat, each minute.
 
 Decides that of several limits with the same labels the fullest is shown, and that shadows, which refuse nobody, are
-not.
+not. A limit that went while nobody looked is shown as it was last until the processes' files are cleared at a start.
 """
 
 from __future__ import annotations

@@ -353,7 +353,7 @@ class Limits:
         """Lets the control plane know that there is no room, though not everything is used up: once, until something
         else is used."""
         field = plan.fields[index]
-        if self._told.get(field) == used:
+        if self._told.get(field) == used or need > plan.limits[index].amount:  # that much never fits
             return
         if len(self._told) > _MOST_KEPT:
             self._told.clear()

@@ -107,5 +107,5 @@ def _standing(limit: Limit, used: int, held: int, refused: tuple[int, int] | Non
         period_start=start_of(limit.period, now),
         resets_at=end_of(limit.period, now),
         thresholds=tuple(limit.thresholds),
-        is_refusing=refused is not None and used <= used_then and used + need > amount,
+        is_refusing=refused is not None and used <= used_then and need <= amount < used + need,
     )

@@ -8,8 +8,10 @@ Failure: limits that cannot be read → 503 `limits_unavailable`; the cache away
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from billing.holds import RATE_RESETS_S
 from billing.limit_terms import HoldAsk, Refused, Standing
 from billing.limits import LimitsPort
 from billing.refusals import amount, refusal
@@ -77,12 +79,13 @@ class Estimates:
         full = [each for each in stands if each.terms.is_hard and each.remaining < needs[each.terms.measure]]
         told = {"tokens": tokens, "cost_usd": usd_text(nano), "cached": gathered.cached}
         told["limits"] = [_shown(each) for each in stands]
-        return told, _no_room(full[0]) if full and gathered.missing else None
+        return told, _no_room(full[0], needs) if full and gathered.missing else None
 
 
-def _no_room(standing: Standing) -> QuiverError:
-    used = standing.used + standing.held
-    return refusal(Refused(standing.terms, used=used, resets_at=standing.resets_at, retry_after_s=None))
+def _no_room(standing: Standing, needs: Mapping[str, int]) -> QuiverError:
+    terms, used = standing.terms, standing.used + standing.held
+    wait_s = RATE_RESETS_S if terms.is_rate and needs[terms.measure] <= terms.amount else None
+    return refusal(Refused(terms, used=used, resets_at=standing.resets_at, retry_after_s=wait_s))
 
 
 def _shown(standing: Standing) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def test_a_tenants_list_is_read_from_the_index_that_starts_with_the_tenant() -> 
     act_for(tenant_id)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_sort = off")  # of an empty table all indexes cost alike
     shown = plan("SELECT * FROM tenants_apikey WHERE tenant_id = %s ORDER BY created_at DESC, id DESC", [tenant_id])
     assert "Index" in shown
     assert "Sort" not in shown

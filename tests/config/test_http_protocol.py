@@ -13,7 +13,7 @@ import uvicorn
 from config.http_protocol import OneWriteProtocol
 from core.asgi import BODY, WHOLE
 
-IDLE_S = 0.2
+IDLE_S = 1.0
 SAID = b'{"a":1}'
 HEADERS = ((b"content-length", b"%d" % len(SAID)), (b"x-what", b"an answer"))
 

@@ -210,8 +210,9 @@ class Platform:
 
     @property
     def worker_pids(self) -> list[int]:
-        """The web's workers, not multiprocessing's own helper."""
-        return [pid for pid in children_of(self.web.pid) if b"resource_tracker" not in _command_of(pid)]
+        """The web's workers, not multiprocessing's own helper, nor one that has died and still waits to be buried."""
+        commands = {pid: _command_of(pid) for pid in children_of(self.web.pid)}
+        return [pid for pid, command in commands.items() if command and b"resource_tracker" not in command]
 
     # Asking
 

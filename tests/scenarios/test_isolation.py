@@ -301,9 +301,10 @@ def be_refused(side: Side) -> None:
     """By a limit of its own."""
     rows = side.platform.operate("GET", "/tenant-models", key=side.key)["results"]
     path = f"/tenant-models/{next(row['id'] for row in rows if row['model_name'] == side.model)}"
-    side.platform.operate("PATCH", path, {"daily_token_limit": 1}, side.key)
-    said = {"model": side.model, "input": f"too much of {side.mark}"}
-    eventually(lambda: side.platform.ask("POST", "/v1/embeddings", said, side.key).status == 402)
+    side.platform.operate("PATCH", path, {"daily_token_limit": 10}, side.key)
+    said = {"model": side.model, "input": f"too much of {side.mark}", "fallback": "none"}
+    fresh = {"Cache_Control": "no-cache"}
+    eventually(lambda: side.platform.ask("POST", "/v1/embeddings", said, side.key, **fresh).status == 402)
     side.platform.operate("PATCH", path, {"daily_token_limit": None}, side.key)
 
 

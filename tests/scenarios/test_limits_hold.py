@@ -129,11 +129,13 @@ async def silence_redis_for_two_seconds(platform, crowd):
 
 
 async def kill_four_workers(platform, crowd):
-    dice = random.Random(4)
+    dice, killed = random.Random(4), set[int]()
     for number in range(4):
         await crowd.until_granted(80 * (number + 1))
-        alive = await asyncio.to_thread(eventually, lambda: platform.worker_pids, 30)
-        os.kill(dice.choice(alive), signal.SIGKILL)
+        alive = await asyncio.to_thread(eventually, lambda: {*platform.worker_pids} - killed, 30)
+        victim = dice.choice(sorted(alive))
+        os.kill(victim, signal.SIGKILL)
+        killed.add(victim)
     assert crowd.broken > 0  # they did die with requests under way
     await asyncio.to_thread(eventually, lambda: len(platform.worker_pids) == 3, 30)
 

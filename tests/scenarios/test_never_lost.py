@@ -35,6 +35,8 @@ def busy(tmp_path_factory):
         try:
             with Platform(tmp_path_factory.mktemp("busy") / "home", 2, SETTINGS) as platform:
                 platform.vendor = vendor.stdout.readline().decode().strip()
+                # So that a killed worker always leaves calls behind.
+                urlopen(_control(platform), json.dumps({"latency_s": 0.02}).encode()).close()
                 platform.add_provider("fake", platform.vendor, KEY)
                 platform.who = add_caller(platform, "acme", platform.add_model("fake"))
                 platform.key = platform.who.key
@@ -52,9 +54,13 @@ def books_agree(busy):
     check_books(busy, busy.who)
 
 
+def _control(platform) -> str:
+    return f"{platform.vendor.removesuffix('/v1')}/_control"
+
+
 def texts_asked(platform) -> int:
     """For how many of the load's texts, no two of which are the same, the vendor was asked."""
-    with urlopen(f"{platform.vendor.removesuffix('/v1')}/_control") as answer:
+    with urlopen(_control(platform)) as answer:
         texts = {text for call in json.load(answer)["calls"] for text in call["body"]["input"]}
     return sum(" of client " in text for text in texts)
 

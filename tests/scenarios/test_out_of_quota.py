@@ -235,6 +235,13 @@ def test_an_estimate_passes_over_who_has_no_room_and_names_the_price_of_hits(pla
     assert answer.json["quiver"]["cost_usd"] == told["cost_usd"]
 
 
+def test_an_estimate_says_of_a_rate_that_waiting_helps_if_it_does(platform, who):
+    add_limit(platform, who, "requests", "minute", 1)
+    assert embed(platform, who).status == 200
+    (dropped,) = platform.ask("POST", "/v1/embeddings/estimate", {"input": text()}, who.key).json["dropped"]
+    assert "wait 61 s" in dropped["reason"]
+
+
 def test_an_estimate_tells_who_is_dropped_and_why(platform, others, who):
     platform.configure(who.admin_key, others["another"], is_enabled=False)
     body = {"input": text(), "dimensions": 8}
@@ -267,6 +274,15 @@ def test_a_model_over_quota_is_shown_so_and_comes_back_when_it_is_raised(platfor
     eventually(lambda: platform.operate("GET", path, key=who.admin_key)["state"] == "enabled")
     assert eventually(lambda: embed(platform, who, **name).status == 200)
     assert embed(platform, who, **name).status == 402
+
+
+def test_a_request_that_never_fits_says_nothing_of_the_model(platform, who):
+    path, name = f"/tenant-models/{who.tenant_model_id}", {"model": SMALL}
+    platform.operate("PATCH", path, {"daily_token_limit": 7}, who.admin_key)
+    assert embed(platform, who, **name).status == 402
+    platform.run_task("billing.tasks.check_limits")
+    assert platform.operate("GET", path, key=who.admin_key)["state"] == "enabled"
+    assert platform.operate("GET", "/alerts", key=who.admin_key)["results"] == []
 
 
 def test_a_model_that_has_no_room_for_what_is_asked_is_over_quota_until_it_serves_again(platform, who):
