@@ -91,11 +91,13 @@ def refusal(state: str, to: str) -> str:
     return f"The model is {state} and cannot become {to}; {onward}."
 
 
-def missing_proof(*, state: str, to: str, cause: str, proof: Proof, is_validated: bool) -> str | None:
+def missing_proof(
+    *, state: str, to: str, cause: str, proof: Proof, is_validated: bool, was_validated: bool = False
+) -> str | None:
     """What a legal move to `available` still lacks; None: nothing, or another move.
 
-    `cause` is that of an unavailable row, `is_validated` whether a row in testing passed its probes since it last
-    changed.
+    `cause` is that of an unavailable row, `is_validated` whether a row passed its probes since it last changed,
+    `was_validated` whether it ever did: seeded rows need not.
     """
     if to != "available":
         return None
@@ -104,7 +106,9 @@ def missing_proof(*, state: str, to: str, cause: str, proof: Proof, is_validated
             return None
         return "The model has not passed its validation yet; run its probes first (POST to its `validate`)."
     if proof in _RETURNS.get(cause, frozenset()):
-        return None
+        if is_validated or not was_validated or proof is Proof.EQUALITY:
+            return None
+        return "The model or its provider changed since it was measured; run its probes first (POST to its `validate`)."
     if cause == Cause.DRIFT:
         return "The model's vectors drifted; it comes back when a check finds them equal (POST to its `validate`)."
     return f"The model was taken out by its {cause}; {proof.value} does not bring it back."

@@ -17,7 +17,7 @@ from audit.facts import facts as facts_of
 from audit.services import record
 from catalog import events, lifecycle, signals
 from catalog.lifecycle import Cause, Proof
-from catalog.models import Capability, Cuts, EmbeddingModel, State
+from catalog.models import Capability, Cuts, EmbeddingModel, ModelCheck, State
 from catalog.publishing import catalog_changed
 from core.clock import utc_now
 from core.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
@@ -86,7 +86,12 @@ def move_model(
 def _check_move(row: EmbeddingModel, to: str, proof: Proof, now: datetime, *, force: bool) -> None:
     """Refuses a move along an edge that exists, when what it rests on is missing."""
     lacking = lifecycle.missing_proof(
-        state=row.state, to=to, cause=row.unavailable_cause, proof=proof, is_validated=row.validated_at is not None
+        state=row.state,
+        to=to,
+        cause=row.unavailable_cause,
+        proof=proof,
+        is_validated=row.validated_at is not None,
+        was_validated=row.checks.filter(kind=ModelCheck.Kind.VALIDATION, passed=True).exists(),
     )
     if lacking is not None:
         others = [each for each in lifecycle.legal_moves(row.state) if each != to]

@@ -131,8 +131,8 @@ def change_provider(
             _add_credential(row, secret, label="")
         after = _told(row, secret)
         record("provider.changed", tenant_id=None, subject="provider", subject_id=slug, before=before, after=after)
+        catalog_changed()  # heard first: to ask a worker takes long while the broker is away
         measure_anew(row, is_elsewhere=[getattr(row, name) for name in _ADDRESS] != was)
-        catalog_changed()
     return row
 
 
@@ -158,8 +158,8 @@ def add_credential(
         credential = _add_credential(provider, secret, label)
         after = facts_of(credential)
         record("provider_credential.added", tenant_id=None, subject="provider", subject_id=slug, after=after)
+        catalog_changed()  # heard first, as above
         measure_anew(provider, is_elsewhere=False)
-        catalog_changed()
     return credential
 
 

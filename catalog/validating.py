@@ -182,15 +182,22 @@ def _conclude(row: EmbeddingModel, outcome: _Outcome, kind: str, actor: str) -> 
                 f"Another model of {row.space.slug} was measured at the same moment; validate this one again."
             )
         _keep_facts(row, outcome, is_passed=check.passed and kind == ModelCheck.Kind.VALIDATION)
-    if outcome.drifted and row.state in (State.AVAILABLE, State.DEPRECATED):
-        _quarantine(row, outcome.drifted, actor)
-    elif check.passed and row.state == State.UNAVAILABLE and (row.unavailable_cause == Cause.DRIFT or _is_gone(row)):
-        reason = (
-            "it answers, whatever its vendor lists" if _is_gone(row) else "its vectors are those of its space again"
-        )
-        move_model(model_id=row.id, to=State.AVAILABLE, reason=reason, actor=actor, proof=Proof.EQUALITY)
+        _move(row, outcome, actor)
     row.refresh_from_db(fields=["state"])  # it is shown with the check
     return check
+
+
+def _move(row: EmbeddingModel, outcome: _Outcome, actor: str) -> None:
+    if outcome.drifted and row.state in (State.AVAILABLE, State.DEPRECATED):
+        _quarantine(row, outcome.drifted, actor)
+    elif not outcome.failed and row.state == State.UNAVAILABLE:
+        if _is_gone(row):
+            reason = "it answers, whatever its vendor lists"
+        elif row.unavailable_cause == Cause.DRIFT:
+            reason = "its vectors are those of its space again"
+        else:
+            return
+        move_model(model_id=row.id, to=State.AVAILABLE, reason=reason, actor=actor, proof=Proof.EQUALITY)
 
 
 def _is_gone(row: EmbeddingModel) -> bool:

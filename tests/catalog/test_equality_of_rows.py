@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -223,6 +224,7 @@ def test_a_model_alone_in_its_space_is_not_asked_daily(at: Any, first: FakeOpenA
 
 
 def test_a_day_of_checks_is_capped(two: tuple[EmbeddingModel, EmbeddingModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    ModelCheck.objects.update(at=utc_now() - timedelta(days=2))  # they were validated days ago
     monkeypatch.setattr("catalog.rechecking.TOKENS_A_DAY", 700)
     assert [recheck_spaces(now=utc_now()) for _ in range(3)] == [2, 0, 0]
 

@@ -144,6 +144,17 @@ def test_each_cause_has_its_way_back(cause: Cause, proof: Proof) -> None:
     assert (lacking is None) == ((cause, proof) in BACK)
 
 
+@pytest.mark.parametrize(("cause", "proof"), [(Cause.PROVIDER, Proof.TRIALS), (Cause.OPERATOR, Proof.HAND)])
+def test_what_changed_since_it_was_measured_comes_back_only_once_it_is_measured_anew(
+    cause: Cause, proof: Proof
+) -> None:
+    facts: dict[str, Any] = {"state": "unavailable", "to": "available", "cause": cause, "proof": proof}
+    lacking = missing_proof(**facts, is_validated=False, was_validated=True)
+    assert lacking is not None
+    assert "run its probes first" in lacking
+    assert missing_proof(**facts, is_validated=False, was_validated=False) is None  # seeded
+
+
 def test_an_unavailable_model_says_why_and_stops_saying_so(add_model: Callable[..., Any]) -> None:
     row = add_model()
     out = move_model(model_id=row.id, to="unavailable", cause=Cause.PROVIDER, reason="open for ten minutes")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery.signals import task_prerun
 
-from catalog.lifecycle import Proof
+from catalog.lifecycle import Cause, Proof
 from catalog.models import EmbeddingModel, ModelCheck
 from catalog.rechecking import recheck_spaces
 from catalog.services import add_model, find_model, move_model
 from catalog.upstreams import add_credential, add_provider, change_provider
-from catalog.validating import activate_model
+from catalog.validating import activate_model, validate_model
 from core.clock import utc_now
+from core.errors import IllegalTransition
 from tests.fakes.openai import FakeOpenAI
+from tests.up.processes import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SMALL = "text-embedding-3-small"
@@ -67,6 +71,74 @@ def test_a_new_address_that_does_not_answer_is_no_drift(
     elsewhere.switch(fault="", turned_by=5)
     assert recheck_spaces(now=utc_now()) == 1  # not measured since: by the next night at the latest
     assert find_model(alone.id).state == "unavailable"
+
+
+@pytest.mark.parametrize(("cause", "proof"), [(Cause.PROVIDER, Proof.TRIALS), (Cause.OPERATOR, Proof.HAND)])
+def test_what_is_out_and_is_something_else_at_the_new_address_stays_out(
+    cause: Cause, proof: Proof, alone: EmbeddingModel, elsewhere: FakeOpenAI, worker: None
+) -> None:
+    move_model(model_id=alone.id, to="unavailable", cause=cause)
+    elsewhere.switch(turned_by=5)
+    change_provider(slug="vendor", base_url=elsewhere.base_url)
+    assert len(elsewhere.calls) > 0
+    with pytest.raises(IllegalTransition, match="run its probes first"):
+        move_model(model_id=alone.id, to="available", proof=proof)
+    elsewhere.switch(turned_by=0)
+    recheck_spaces(now=utc_now())
+    assert move_model(model_id=alone.id, to="available", proof=proof).state == "available"
+
+
+def test_what_could_not_be_measured_is_validated_by_night_until_it_passes(
+    alone: EmbeddingModel, elsewhere: FakeOpenAI, worker: None
+) -> None:
+    elsewhere.switch(fault="status", status=500)
+    change_provider(slug="vendor", base_url=elsewhere.base_url)
+    elsewhere.switch(fault="")
+    assert [recheck_spaces(now=utc_now()) for _ in range(2)] == [1, 0]
+    assert find_model(alone.id).validated_at is not None
+
+
+def test_what_a_night_validates_counts_for_the_day(
+    alone: EmbeddingModel, elsewhere: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ModelCheck.objects.update(at=utc_now() - timedelta(days=2))
+    EmbeddingModel.objects.update(validated_at=None)
+    monkeypatch.setattr("catalog.rechecking.TOKENS_A_DAY", 1)
+    nights = [recheck_spaces(now=utc_now())]
+    EmbeddingModel.objects.update(validated_at=None)
+    assert [*nights, recheck_spaces(now=utc_now())] == [1, 0]
+
+
+def test_what_was_measured_at_the_old_address_moves_nothing(
+    alone: EmbeddingModel, vendor: FakeOpenAI, elsewhere: FakeOpenAI, at_once: Any
+) -> None:
+    calls = len(vendor.calls)
+    vendor.switch(turned_by=5, latency_s=0.5)
+
+    def move() -> None:
+        eventually(lambda: len(vendor.calls) > calls)
+        change_provider(slug="vendor", base_url=elsewhere.base_url)
+
+    outcomes = at_once(lambda: validate_model(model_id=alone.id), move)
+    assert (outcomes[0].passed, outcomes[1]) == (False, None)
+    assert find_model(alone.id).state == "available"
+
+
+def test_the_data_planes_hear_of_a_move_before_a_worker_is_asked(
+    alone: EmbeddingModel, elsewhere: FakeOpenAI, worker: None, changes: Any
+) -> None:
+    heard: list[int] = []
+
+    def hear(**_: Any) -> None:
+        heard.append(len(changes()))
+
+    changes()
+    task_prerun.connect(hear)
+    try:
+        change_provider(slug="vendor", base_url=elsewhere.base_url)
+    finally:
+        task_prerun.disconnect(hear)
+    assert heard == [1]
 
 
 def test_a_draft_is_validated_anew_before_it_is_released(vendor: FakeOpenAI, elsewhere: FakeOpenAI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -152,6 +153,19 @@ async def test_an_api_key_is_a_bearer_for_lists_too(endpoint: Endpoint, bedrock:
     assert TITAN_V2 in [model.identifier for model in listed]
     np.testing.assert_array_equal(answer.vectors[0], expected_vector(TITAN_V2, "hello world"))
     assert bedrock.calls[0].headers["authorization"] == f"Bearer {API_KEY}"
+
+
+async def test_with_an_api_key_the_sdk_looks_for_no_other_credential(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = touch {tmp_path}/looked\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers what it found
+
+    await BedrockProvider(dataclasses.replace(endpoint, secret={"api_key": API_KEY})).list_models()
+
+    assert not (tmp_path / "looked").exists()
 
 
 @pytest.mark.parametrize(
