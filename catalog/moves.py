@@ -70,15 +70,33 @@ def move_model(
         # The winner may have moved it between our reading and our writing.
         state = EmbeddingModel.objects.values_list("state", flat=True).get(id=model_id)
         raise IllegalTransition(lifecycle.refusal(state, to), extra={"legal": list(lifecycle.legal_moves(state))})
-    was, why = row.state, changes["unavailable_cause"]
-    events.note(model_id, "moved", actor=actor, reason=reason, was=was, now=to, cause=why)
+    return _told(row, before, reason, actor)
+
+
+@transaction.atomic
+def blame_drift(*, model_id: UUID, reason: str, actor: str = events.SYSTEM) -> EmbeddingModel:
+    """Of a model that its provider lost and whose vectors turned out to be others: ends its trials on real traffic."""
+    row = locked_model(model_id)
+    if row.state != State.UNAVAILABLE:
+        raise IllegalTransition(f"The model is {row.state}; only an unavailable one has a cause.")
+    before = facts_of(row)
+    changes = {"unavailable_cause": Cause.DRIFT.value, "state_reason": reason[:200], "updated_at": utc_now()}
+    EmbeddingModel.objects.filter(id=model_id).update(**changes)
+    return _told(row, before, reason, actor)
+
+
+def _told(row: EmbeddingModel, before: dict[str, Any], reason: str, actor: str) -> EmbeddingModel:
+    """The row as it is by now, of which everybody was told."""
+    was = row.state
+    row.refresh_from_db()
+    now, cause = row.state, row.unavailable_cause
+    events.note(row.id, "moved", actor=actor, reason=reason, was=was, now=now, cause=cause)
     catalog_changed()
     transaction.on_commit(
         lambda: signals.model_moved.send_robust(
-            EmbeddingModel, model_id=model_id, was=was, now=to, cause=why, reason=reason, actor=actor
+            EmbeddingModel, model_id=row.id, was=was, now=now, cause=cause, reason=reason, actor=actor
         )
     )
-    row.refresh_from_db()
     record("model.moved", tenant_id=None, subject="model", subject_id=row.id, before=before, after=facts_of(row))
     return row
 

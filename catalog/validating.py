@@ -21,7 +21,7 @@ from catalog.equality import FailedProbe, Measured, differences
 from catalog.lifecycle import Cause, Proof
 from catalog.loading import deployment_of, is_delisted
 from catalog.models import Capability, EmbeddingModel, ModelCheck, State, VectorSpace
-from catalog.moves import find_model, locked_model, move_model
+from catalog.moves import blame_drift, find_model, locked_model, move_model
 from catalog.probes import probes_for, short_probes
 from catalog.probing import ask
 from catalog.publishing import catalog_changed
@@ -188,7 +188,8 @@ def _conclude(row: EmbeddingModel, outcome: _Outcome, kind: str, actor: str) -> 
 
 
 def _move(row: EmbeddingModel, outcome: _Outcome, actor: str) -> None:
-    if outcome.drifted and row.state in (State.AVAILABLE, State.DEPRECATED):
+    is_on_trial = row.state == State.UNAVAILABLE and row.unavailable_cause == Cause.PROVIDER
+    if outcome.drifted and (row.state in (State.AVAILABLE, State.DEPRECATED) or is_on_trial):
         _quarantine(row, outcome.drifted, actor)
     elif not outcome.failed and row.state == State.UNAVAILABLE:
         if _is_gone(row):
@@ -221,6 +222,9 @@ def _quarantine(row: EmbeddingModel, drifted: tuple[FailedProbe, ...], actor: st
     reason = f"drifted: {len(drifted)} probes differ from {row.space.slug}, {worst.probe} by a cosine of {worst.got}"
     VectorSpace.objects.filter(id=row.space_id).update(epoch=F("epoch") + 1)  # forget what it answered meanwhile
     events.note(row.id, "drifted", actor=actor, reason=reason)
+    if row.state == State.UNAVAILABLE:
+        blame_drift(model_id=row.id, reason=reason, actor=actor)
+        return
     # The diagram leads from deprecated to removed alone; a wrong vector is worse than an early end.
     to = State.UNAVAILABLE if row.state == State.AVAILABLE else State.REMOVED
     move_model(model_id=row.id, to=to, reason=reason, actor=actor, cause=Cause.DRIFT, force=True)

@@ -74,18 +74,31 @@ def test_a_new_address_that_does_not_answer_is_no_drift(
 
 
 @pytest.mark.parametrize(("cause", "proof"), [(Cause.PROVIDER, Proof.TRIALS), (Cause.OPERATOR, Proof.HAND)])
-def test_what_is_out_and_is_something_else_at_the_new_address_stays_out(
+def test_what_is_out_stays_out_until_it_was_measured_at_the_new_address(
     cause: Cause, proof: Proof, alone: EmbeddingModel, elsewhere: FakeOpenAI, worker: None
 ) -> None:
     move_model(model_id=alone.id, to="unavailable", cause=cause)
-    elsewhere.switch(turned_by=5)
+    elsewhere.switch(fault="status", status=500)
     change_provider(slug="vendor", base_url=elsewhere.base_url)
     assert len(elsewhere.calls) > 0
     with pytest.raises(IllegalTransition, match="run its probes first"):
         move_model(model_id=alone.id, to="available", proof=proof)
-    elsewhere.switch(turned_by=0)
+    elsewhere.switch(fault="")
     recheck_spaces(now=utc_now())
     assert move_model(model_id=alone.id, to="available", proof=proof).state == "available"
+
+
+def test_what_is_on_trial_and_is_something_else_at_the_new_address_answers_nobody_any_more(
+    alone: EmbeddingModel, elsewhere: FakeOpenAI, worker: None
+) -> None:
+    move_model(model_id=alone.id, to="unavailable", cause=Cause.PROVIDER)
+    elsewhere.switch(turned_by=5)
+    change_provider(slug="vendor", base_url=elsewhere.base_url)
+    row = find_model(alone.id)
+    assert (row.state, row.unavailable_cause, row.space.epoch) == ("unavailable", "drift", 2)
+    elsewhere.switch(turned_by=0)
+    recheck_spaces(now=utc_now())
+    assert find_model(alone.id).state == "available"
 
 
 def test_what_could_not_be_measured_is_validated_by_night_until_it_passes(
