@@ -22,12 +22,14 @@ from websockets.frames import Opcode, apply_mask
 from websockets.legacy.framing import Frame
 from websockets.protocol import State
 
+from core.asgi import Text
 from embeddings.pacing import HEARD
 
 _OPCODES = {int(each): each for each in Opcode}
 _FIN, _RESERVED, _OPCODE, _MASKED, _SIZE = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _CONTROL, _MOST_CONTROL = 8, 125
 _SHORT, _LONG = Struct("!H"), Struct("!Q")
+_COPIED_BYTES = 65_536  # beyond it, two pieces cost less than one copy
 _HEAD_SHORT, _HEAD_LONG = Struct("!BBH"), Struct("!BBQ")
 
 
@@ -88,16 +90,23 @@ class SocketProtocol(WebSocketProtocol):
             self.heard_at = time.monotonic()
         return Frame(first >= _FIN, opcode, data)
 
-    async def send(self, message: str | bytes) -> None:  # type: ignore[override]
-        """One frame. Raises `ConnectionClosed`; waits for a slow reader."""
+    async def send(self, message: Text | bytes) -> None:  # type: ignore[override]
+        """One frame; what is large is not copied. Raises `ConnectionClosed`; waits for a slow reader."""
         if self.state is not State.OPEN or self.transfer_data_task.done():
             await self.ensure_open()
-        first, data = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+        first, data = (0x82, message) if isinstance(message, bytes) else (0x81, _utf8(message))
         size = len(data)
         if size < 126:
             head = bytes((first, size))
         else:
             head = _HEAD_SHORT.pack(first, 126, size) if size < 65_536 else _HEAD_LONG.pack(first, 127, size)
-        self.transport.write(head + data)
+        if size > _COPIED_BYTES:
+            self.transport.writelines((head, data))
+        else:
+            self.transport.write(head + data)
         if self._paused or self.transport.is_closing():
             await self.drain()
+
+
+def _utf8(text: Text) -> bytes:
+    return text.encode() if isinstance(text, str) else text.obj  # type: ignore[return-value]

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from core import errors
+from core.asgi import Text
 from core.clock import utc_now
 from core.errors import InvalidApiKey, QuiverError
 from embeddings import frames, methods, rpc
@@ -45,11 +46,11 @@ TOO_BIG, RESTART = 1009, 1012
 HEAVY_BYTES = 262_144  # bytes; about a millisecond of reading
 _HEAVY_ZLIB = 256  # zlib inflates a thousandfold
 _MOST_SHORT = 65_536  # bytes of what is no text to embed; metadata has up to 16 KiB
-_MOST_HELD = 64 * 1024 * 1024  # bytes, beside what 32 small answers may have
+_MOST_HELD = 64 * 1024 * 1024  # bytes as they go over the wire, beside what 32 small answers may have
 _GOODBYE_S = 1.0  # for the last words to one that is closed
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Reply = str | bytes
+Reply = Text | bytes
 
 
 class Notice:
@@ -188,7 +189,7 @@ class Connection:
 
     # What comes
 
-    async def take(self, data: Reply) -> None:
+    async def take(self, data: str | bytes) -> None:
         """One message of the client's."""
         now = self.heard_at = time.monotonic()
         verdict = self._pace.judge(now)
@@ -220,7 +221,7 @@ class Connection:
             self.in_flight[asked.name if asked.wants_answer else running] = running
             self._sockets.spawn(self._run(running))
 
-    def _is_too_big(self, data: Reply) -> bool:
+    def _is_too_big(self, data: str | bytes) -> bool:
         if isinstance(data, bytes):
             return len(data) > frames.MOST_FRAME
         most = self._sockets.bounds.text_bytes
@@ -237,12 +238,20 @@ class Connection:
             return errors.Conflict(f"A request with the id {asked.id!r} is in flight.", param="id")
         return None
 
-    def hold(self, running: Running, size: int) -> None:
-        """Room for a large answer of this size until it is taken; for one alone always. Raises `RateLimitExceeded`."""
-        more = max(0, size - running.held)
+    def hold(self, running: Running, size: int, *, is_cached: bool = False) -> None:
+        """Room for a large answer of this size until it is taken; on a socket, for one alone always. Raises
+        `RateLimitExceeded`, which says it where what is refused `is_cached`."""
+        more = size - running.held
+        if more <= 0:
+            return
+        cached = " What was embedded is cached: to ask for it again costs nothing." if is_cached else ""
         if self.held > running.held and self.held + more > _MOST_HELD:
             raise errors.RateLimitExceeded(
-                "As many large answers as may be are under way on this connection; read one.", retry_after=1
+                f"As many large answers as may be are under way on this connection; read one.{cached}", retry_after=1
+            )
+        if not self._sockets.hold(self.tenant_id, more):
+            raise errors.RateLimitExceeded(
+                f"As many large answers as may be are under way in this process; wait.{cached}", retry_after=1
             )
         self.held += more
         running.held += more
@@ -267,10 +276,14 @@ class Connection:
             reply = rpc.failure(asked, defect, running.request_id)
         finally:
             self.in_flight.pop(asked.name if asked.wants_answer else running, None)
-        if not running.is_answered:
-            running.is_answered = True
-            await self._reply(reply, asked.method)
-        self.held -= running.held
+        try:
+            if not running.is_answered:
+                running.is_answered = True
+                await self._reply(reply, asked.method)
+        finally:
+            if running.held:
+                self.held -= running.held
+                self._sockets.let_go(self.tenant_id, running.held)
 
     async def _answer(self, running: Running) -> Reply:
         asked = running.asked
@@ -315,7 +328,7 @@ class Connection:
             return
         self._sockets.count("out", "notification" if method is None else method.name)
         message: dict[str, Any] = {"type": "websocket.send"}
-        message["text" if isinstance(data, str) else "bytes"] = data
+        message["bytes" if isinstance(data, bytes) else "text"] = data
         try:
             await self._send(message)
         except (OSError, RuntimeError):  # it has gone, or another of our tasks has closed it meanwhile
@@ -370,7 +383,7 @@ class Connection:
             return
 
 
-def _is_heavy(data: Reply) -> bool:
+def _is_heavy(data: str | bytes) -> bool:
     if len(data) > HEAVY_BYTES:
         return True
     is_deflated = isinstance(data, bytes) and len(data) > frames.HEADER.size and bool(data[7] & frames.ZLIB)

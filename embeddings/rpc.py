@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from core import errors
+from core.asgi import Text
 from core.errors import QuiverError
 from embeddings import frames
 from embeddings.frames import PONG, BadFrame, Type
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[QuiverError], int], ...] = (
     (errors.ProviderTimeout, PROVIDER),
 )
 _MOST_SEQUENCE = 2**64
+_LARGE_TEXT = 65_536  # bytes, of which no copy is made
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -121,14 +123,15 @@ def _read_binary(data: bytes) -> Asked | None:
     return Asked(method, frame.payload or b"\x80", frame.sequence, True, bool(frame.flags & frames.ZLIB))
 
 
-def result(asked: Asked, found: Mapping[str, Any]) -> str | bytes:
+def result(asked: Asked, found: Mapping[str, Any]) -> Text | bytes:
     """The answer to a request, in the form it came in."""
     return packed(asked, found) if asked.is_binary else written(asked, orjson.dumps(found))
 
 
-def written(asked: Asked, found: bytes) -> str:
+def written(asked: Asked, found: bytes) -> Text:
     """A text frame with an answer that is JSON already."""
-    return (b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_json(asked.id), found)).decode()
+    text = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_json(asked.id), found)
+    return memoryview(text) if len(text) > _LARGE_TEXT else text.decode()
 
 
 def packed(asked: Asked, found: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,8 @@
 """Texts to vectors on a socket: `embedding.*` on the same gateway as HTTP, taking turns with the other agents.
 
 Owns how a request of a socket becomes one of the gateway's, in which form its vectors go back and how many at a time,
-batches, and cancelling. A binary answer has at most 4 MiB; one in text as many vectors as over HTTP.
+batches, and cancelling. A binary answer has at most 4 MiB; one in text as many vectors as over HTTP. What is large
+takes room until it is read (`Connection.hold`).
 
 Failure: no turn before the deadline → as a provider that does not answer in time; nothing was sent. What is given up
 before its turn costs nothing; what the gateway has begun goes on, is charged once and cached (`gateway.py`).
@@ -38,9 +39,12 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-# Bytes of vectors in one answer, as float32. Of a binary one the rest is for what is said beside them.
-MOST_PACKED = frames.MOST_PAYLOAD - 64 * 1024
-MOST_WRITTEN = 32 * 1024 * 1024  # 2,048 texts of 4,096 dimensions
+MOST_PACKED = frames.MOST_PAYLOAD - 64 * 1024  # bytes of vectors; the rest is for what is said beside them
+MOST_WRITTEN = 2_048 * 4_096  # floats of an answer in text
+# Bytes of one float as it is written. Of a float in JSON it is the mean of a vector of length one, rounded up; bytes
+# in text are base64.
+_PACKED: Mapping[Encoding, int] = {"binary": 4, "base64": 6, "float": 9}
+_WRITTEN: Mapping[Encoding, int] = {"binary": 6, "base64": 6, "float": 13}
 _WIDEST = 65_536  # no model's vectors are wider
 
 
@@ -106,7 +110,7 @@ class EmbeddingMethods:
         shown: dict[str, Any] = {"id": item.id}
         try:
             answer = await self._embed(running, item, self._call(running, item), form)
-            batch.take(answer)
+            batch.take(answer, item.encoding)
             write = partial(form.of, answer, item.encoding)
             shown["result"] = await _off_loop_if(form.is_heavy(answer, item.encoding), write)
             batch.completed += 1
@@ -158,7 +162,14 @@ class _Form:
         self.default: Encoding = encoding or ("binary" if running.asked.is_binary else "float")
         # Bytes do not fit into text: vectors as bytes make the whole answer a binary frame.
         self.is_packed = running.asked.is_binary or self.default == "binary"
-        self.most = MOST_PACKED if self.is_packed else MOST_WRITTEN
+
+    def each(self, own: Encoding | None) -> int:
+        """Bytes of one float."""
+        return (_PACKED if self.is_packed else _WRITTEN)[own or self.default]
+
+    def most(self, own: Encoding | None) -> int:
+        """Floats of one answer."""
+        return MOST_PACKED // self.each(own) if self.is_packed else MOST_WRITTEN
 
     def is_heavy(self, answer: Answer, own: Encoding | None = None) -> bool:
         """Whether it takes more than about a millisecond to write."""
@@ -167,31 +178,33 @@ class _Form:
 
     def make_room(self, request: EmbeddingRequest, call: Call, own: Encoding | None) -> None:
         """Refuses what could not be told, or would lie here with too much that is not read, before it is paid for."""
-        each = {"binary": 4, "base64": 6, "float": 9}[own or self.default] if self.is_packed else 4
+        each, most = self.each(own), self.most(own)
         if request.items * _WIDEST * each <= MOST_PACKED:
             return
         width = request.dimensions
         if width is None:
-            found = call.snapshot.choices
-            named = [c for c in found if request.model in (c.deployment.name, c.deployment.identifier)]
-            width = max((c.deployment.dimensions for c in named or found if c.configured.is_enabled), default=0)
+            found = call.snapshot.by_name.get(request.model or "") or call.snapshot.choices
+            width = max((c.deployment.dimensions for c in found if c.configured.is_enabled), default=0)
         size = request.items * width * each
-        if size > self.most:
+        if request.items * width > most:
             raise errors.RequestTooLarge(
-                f"At most {self.most // (each * width)} vectors of {width} dimensions fit into one answer in this "
-                "encoding.",
+                f"At most {most // width} vectors of {width} dimensions fit into one answer in this encoding.",
                 param="input",
             )
         if size > MOST_PACKED:
             self._running.connection.hold(self._running, size)
 
     def check_size(self, answer: Answer) -> None:
-        if answer.vectors.size * 4 > self.most:
+        """As `make_room`, of what has come: a fallback may be wider than the model that was named."""
+        most, size = self.most(None), answer.vectors.size * self.each(None)
+        if answer.vectors.size > most:
             raise errors.RequestTooLarge(
-                f"At most {self.most // (4 * answer.dimensions)} vectors of {answer.dimensions} dimensions fit into "
+                f"At most {most // answer.dimensions} vectors of {answer.dimensions} dimensions fit into "
                 "one answer; ask for fewer at a time. These are cached.",
                 param="input",
             )
+        if size > MOST_PACKED:
+            self._running.connection.hold(self._running, size, is_cached=True)
 
     def frame(self, answer: Answer) -> Reply:
         if self.is_packed:
@@ -220,16 +233,18 @@ class _Batch:
         self._name = ("progress", running.asked.name)
         self._last: str | int = 0
         self.completed = self.failed = self.size = 0
+        self._bytes = 0
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: Answer, own: Encoding | None) -> None:
         """Raises `RequestTooLarge` where the answer would not hold this one as well."""
-        size = answer.vectors.size
-        if (self.size + size) * 4 > self._form.most:
+        size, written = self.size + answer.vectors.size, self._bytes + answer.vectors.size * self._form.each(own)
+        if (written > MOST_PACKED) if self._form.is_packed else (size > MOST_WRITTEN):
             raise errors.RequestTooLarge(
                 "The answer of this batch is full; ask for this one again, it is cached.", param="items"
             )
-        self._running.connection.hold(self._running, (self.size + size) * 4)
-        self.size += size
+        if written > MOST_PACKED:
+            self._running.connection.hold(self._running, written, is_cached=True)
+        self.size, self._bytes = size, written
 
     def tell(self, item: str | int) -> None:
         """Of what is told and not taken yet only the newest stays."""

@@ -37,6 +37,9 @@ from tenants.agents import record_presence
 log = logging.getLogger(__name__)
 
 _BEAT_S = 1.0
+# Bytes of large answers, of which a tenant has at most half: a few sockets that do not read may neither end the worker
+# nor keep large answers from everybody else.
+_MOST_HELD = 256 * 1024 * 1024
 _STOPPING = "this process is stopping; connect again"
 
 
@@ -52,6 +55,7 @@ class Sockets:
         self.turns = Turns(most=bounds.calls, most_per_agent=bounds.calls_per_agent)
         self.is_draining = False
         self.dropped = 0  # notices that slow readers did not take
+        self._held = Counter[UUID]()  # bytes of large answers, by tenant
         self._presence = presence
         self._rows = rows
         self._all: set[Connection] = set()
@@ -85,6 +89,18 @@ class Sockets:
 
     def count(self, direction: str, method: str) -> None:
         self._counts[direction, method] += 1
+
+    def hold(self, tenant_id: UUID, size: int) -> bool:
+        """Whether there is room for so much more of large answers; then it is taken, until it is let go."""
+        if self._held[tenant_id] + size > _MOST_HELD // 2 or self._held.total() + size > _MOST_HELD:
+            return False
+        self._held[tenant_id] += size
+        return True
+
+    def let_go(self, tenant_id: UUID, size: int) -> None:
+        self._held[tenant_id] -= size
+        if not self._held[tenant_id]:
+            del self._held[tenant_id]
 
     # Coming and going
 
@@ -253,6 +269,7 @@ class Sockets:
             "registered": sum(each.session is not None for each in self._all),
             "tenants": len(self._by_tenant),
             "in_flight": sum(each.under_way for each in self._all),
+            "held": self._held.total(),
             "notices_waiting": sum(len(each.outbox) for each in self._all),
             "notices_dropped": self.dropped,
             "tasks": len(self._tasks),

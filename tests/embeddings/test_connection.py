@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
-from core.errors import Starting
+import pytest
+
+from core.errors import RateLimitExceeded, Starting
 from embeddings import presence, rpc
 from embeddings.connection import Connection, Notice
 from embeddings.control_rows import ControlRows
 from embeddings.pacing import SocketBounds
 from embeddings.sockets import Sockets
-from tests.embeddings.building import grant, snapshot
+from tests.embeddings.building import ACME, MALLORY, grant, snapshot
 from tests.embeddings.planes import until
 
 
@@ -152,6 +156,20 @@ async def test_large_answers_that_are_not_taken_have_a_bound_and_one_alone_has_r
     await until(lambda: sockets.statistics()["tasks"] == 0)
     assert reader.answers == {"a": {"done": True}, "b": -32011, "c": {"done": True}, "d": -32011}
     assert connection.held == 0
+
+
+async def test_a_tenant_has_half_of_the_room_for_large_answers_and_all_have_a_bound():
+    sockets, connection = connected(Reader())
+    assert sockets.hold(ACME, 128 * 2**20)
+    assert not sockets.hold(ACME, 1)
+    assert sockets.hold(MALLORY, 100 * 2**20)
+    connection.tenant_id = UUID(int=3)
+    running: Any = SimpleNamespace(held=0)
+    with pytest.raises(RateLimitExceeded, match=r"in this process; wait\.$"):
+        connection.hold(running, 29 * 2**20)
+    sockets.let_go(ACME, 128 * 2**20)
+    connection.hold(running, 29 * 2**20)
+    assert (connection.held, sockets.statistics()["held"]) == (29 * 2**20, 129 * 2**20)
 
 
 async def test_the_last_word_comes_before_the_close_and_nothing_after_it():
