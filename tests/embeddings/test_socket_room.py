@@ -13,15 +13,16 @@ from tests.embeddings.planes import Plane, until
 from tests.embeddings.test_connection import Reader, asking, connected
 
 NARROW, WIDE = deployment("narrow"), deployment("wide", dimensions=30_000)
+AWAY = deployment("away", provider="away")
 
 
 class Known:
     def known(self, digest: bytes) -> Any:
-        return grant(), snapshot(choice(NARROW), choice(WIDE))
+        return grant(), snapshot(choice(NARROW), choice(WIDE), choice(AWAY, fallback_model_id=WIDE.model_id))
 
 
 class Asker:
-    """A client that reads at once, on a socket of a tenant with a narrow model and a wide one."""
+    """A client that reads at once, on a socket of a tenant with a narrow model, a wide one, and one that is away."""
 
     def __init__(self, plane: Plane) -> None:
         self.reader = Reader()
@@ -71,3 +72,15 @@ async def test_what_finds_no_room_once_it_is_paid_for_says_that_it_is_cached(pla
     again = orjson.loads((await asker.ask("embedding.batch", items=items))["text"])["result"]
     assert [each["result"]["quiver"]["cached"] for each in again["items"]] == [6, 6]
     assert (asker.connection.held, asker.sockets.statistics()["held"]) == (0, 0)
+
+
+async def test_a_wider_model_that_stood_in_takes_the_room_that_its_answer_needs(plane):
+    asker, texts = Asker(plane), [f"text {number}" for number in range(12)]
+    plane.providers.refused.add("away")
+    others = 62 * 2**20
+    asker.connection.held += others  # large answers that nobody has read
+    refused = orjson.loads((await asker.ask("embedding.generate", input=texts, model="away"))["text"])["error"]
+    assert (refused["code"], "cached" in refused["message"]) == (-32011, True)
+    asker.connection.held -= others
+    again = orjson.loads((await asker.ask("embedding.generate", input=texts, model="away"))["text"])["result"]
+    assert (again["model"], again["quiver"]["cached"]) == ("wide", 12)
