@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -134,3 +135,26 @@ def values_in(redis_urls: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
 def messages_in(heard: bytes) -> Iterator[tuple[str, bytes]]:
     for body in _TASK_BODY.findall(heard):
         yield "a task's message", base64.b64decode(body)
+
+
+def watch(url: str, cage: Cage, stop: threading.Event) -> threading.Thread:
+    """Listens to every command that Redis is sent."""
+    client: Any = redis.from_url(url, socket_timeout=1)
+    ready = threading.Event()
+
+    def listen() -> None:
+        with client.monitor() as monitor:
+            ready.set()
+            while not stop.is_set():
+                try:
+                    told = monitor.connection.read_response(disconnect_on_error=False)
+                except (TimeoutError, redis.TimeoutError):
+                    continue
+                except redis.ConnectionError:  # the platform has stopped
+                    return
+                cage.hear("a command to Redis", told if isinstance(told, bytes) else str(told).encode())
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    return thread

@@ -27,7 +27,7 @@ import redis
 
 from config.seed import ADMIN_EMAIL
 from tests.admin.pages import Page
-from tests.canaries import Cage, logs_in, messages_in, rows_in, values_in
+from tests.canaries import Cage, logs_in, messages_in, rows_in, values_in, watch
 from tests.fakes import bedrock, google
 from tests.fakes.azure import FakeAzure
 from tests.fakes.bedrock import ACCESS_KEY_ID, REGION, FakeBedrock
@@ -158,29 +158,6 @@ def secret_of(words: dict[str, Any]) -> str:
     """The part of a provider's credential that nobody may know."""
     found: str = words["secret"].get("api_key") or words["secret"]["aws_secret_access_key"]
     return found
-
-
-def watch(url: str, cage: Cage, stop: threading.Event) -> threading.Thread:
-    """Listens to every command that Redis is sent."""
-    client: Any = redis.from_url(url, socket_timeout=1)
-    ready = threading.Event()
-
-    def listen() -> None:
-        with client.monitor() as monitor:
-            ready.set()
-            while not stop.is_set():
-                try:
-                    told = monitor.connection.read_response(disconnect_on_error=False)
-                except (TimeoutError, redis.TimeoutError):
-                    continue
-                except redis.ConnectionError:  # the platform has stopped
-                    return
-                cage.hear("a command to Redis", told if isinstance(told, bytes) else str(told).encode())
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    return thread
 
 
 def of_providers(story: Story, sold: Sold) -> None:
